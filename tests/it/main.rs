@@ -1,0 +1,3 @@
+//! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
+
+mod support;
