@@ -20,7 +20,14 @@ pub mod corpus;
 pub mod host;
 pub mod shard;
 
+// What training leaves behind.
+pub mod dictionary;
+
+// The compute seam.
+pub mod kernels;
+
 pub use codes::Codes;
+pub use dictionary::{Activation, Dictionary};
 pub use error::{Error, Result};
 pub use hook::{HookPoint, Site};
 pub use progress::Progress;

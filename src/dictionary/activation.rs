@@ -1,0 +1,60 @@
+//! Inference rules: many ways to train end in these few ways to infer.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::codes::Codes;
+use crate::error::{Error, Result};
+use crate::kernels::{self, Coder};
+
+/// Which pre-activations become codes. Serialised with its parameters under `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Activation {
+    /// Every positive one.
+    Relu,
+    /// The k largest positive ones of each row.
+    TopK {
+        /// Latents per row.
+        k: usize,
+    },
+    /// Those strictly above one threshold (BatchTopK, Matryoshka and JumpReLU end here).
+    Threshold {
+        /// In units of pre-activation, not negative.
+        threshold: f32,
+    },
+}
+
+impl Activation {
+    /// Latents per row that the rule promises, if it does.
+    pub fn k(&self) -> Option<usize> {
+        match self {
+            Self::TopK { k } => Some(*k),
+            Self::Relu | Self::Threshold { .. } => None,
+        }
+    }
+
+    pub(super) fn check(&self, d_sae: usize) -> Result<()> {
+        match self {
+            Self::TopK { k } if *k == 0 || *k > d_sae => {
+                Err(Error::config("k", format!("{k} of {d_sae} latents cannot be selected"), format!("choose k between 1 and {d_sae}")))
+            }
+            Self::Threshold { threshold } if !(threshold.is_finite() && *threshold >= 0.0) => {
+                Err(Error::config("threshold", format!("{threshold} is no threshold"), "it must be finite and not negative"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Codes of `u` `[n, d_in]`, already transformed and centred.
+    pub(super) fn codes(&self, u: &Tensor, coder: &Coder, rank: Option<&Tensor>) -> Result<Codes> {
+        let d_sae = coder.b_enc.dims1()?;
+        let above = |t: f32| kernels::encode_threshold(u, &coder.w_enc, &coder.b_enc, &Tensor::full(t, d_sae, u.device())?);
+        match self {
+            Self::Relu => above(0.0),
+            Self::Threshold { threshold } => above(*threshold),
+            Self::TopK { k } => kernels::encode_topk(u, &coder.w_enc, &coder.b_enc, *k, rank)?.to_codes(d_sae),
+        }
+    }
+}

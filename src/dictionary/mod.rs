@@ -1,0 +1,208 @@
+//! The trained artefact: a dictionary of atoms with the rule that says which of them a row uses.
+//!
+//! Knows nothing of training: every variant ends as one of these, and everything after training sees only this.
+//!
+//! ```text
+//! u    = scale * (x - shift)                      input transform (identity for what Lapidary trains)
+//! a    = (u - b_dec if centred else u) W_enc^T + b_enc
+//! z    = activation(a)
+//! y    = z W_dec + b_dec  (+ u W_skip^T)
+//! xhat = y / scale + shift
+//! ```
+
+mod activation;
+mod file;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::codes::Codes;
+use crate::error::{Error, Result};
+use crate::kernels::{self, Coder};
+
+pub use activation::Activation;
+pub use file::{FORMAT_VERSION, KIND};
+
+/// An affine map of the input before encoding, undone after decoding.
+#[derive(Debug, Clone)]
+pub struct InputTransform {
+    /// Subtracted first, `[d_in]`, f32.
+    pub shift: Tensor,
+    /// Multiplied then.
+    pub scale: f64,
+}
+
+/// Where a dictionary comes from. All of it is kept, none of it changes the function.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// The hook point (or name of ingested vectors) that it reads.
+    pub hook: String,
+    /// Learner that made it: `topk`, or `imported`, or a baseline's name.
+    pub made_by: String,
+    /// Version of Lapidary that wrote it.
+    pub lapidary: String,
+    /// The host: name, hash of its weights.
+    #[serde(default)]
+    pub host: serde_json::Value,
+    /// The shards it was trained on: corpus, row counts, hash of their manifest.
+    #[serde(default)]
+    pub shards: serde_json::Value,
+    /// The resolved configuration of the run.
+    #[serde(default)]
+    pub config: serde_json::Value,
+    /// Figures the learner leaves behind (tokens seen, dead latents, the running threshold).
+    #[serde(default)]
+    pub notes: serde_json::Value,
+}
+
+/// A dictionary of `d_sae` atoms.
+#[derive(Debug, Clone)]
+pub struct Dictionary {
+    /// Encoder and decoder; atoms are rows, `[d_sae, d_in]` and `[d_sae, d_out]`, f32.
+    pub coder: Coder,
+    /// Which pre-activations become codes.
+    pub activation: Activation,
+    /// Does the encoder subtract `b_dec` from its input?
+    pub centred: bool,
+    /// Top-k ranks latents by `value * selection_scale`, `[d_sae]` (imported dictionaries whose atoms are not of unit norm).
+    pub selection_scale: Option<Tensor>,
+    /// Undone after decoding.
+    pub input_transform: Option<InputTransform>,
+    /// A linear path beside the codes, `[d_out, d_in]` (skip transcoders).
+    pub skip: Option<Tensor>,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+impl Dictionary {
+    /// A plain dictionary; checks that the shapes agree.
+    ///
+    /// # Errors
+    /// Shapes that do not agree, k out of range.
+    pub fn new(coder: Coder, activation: Activation, centred: bool, provenance: Provenance) -> Result<Self> {
+        let dictionary = Self { coder, activation, centred, selection_scale: None, input_transform: None, skip: None, provenance };
+        dictionary.check()?;
+        Ok(dictionary)
+    }
+
+    /// Do all shapes agree?
+    pub(crate) fn check(&self) -> Result<()> {
+        let (d_sae, d_in) = self.coder.w_enc.dims2()?;
+        let (rows, d_out) = self.coder.w_dec.dims2()?;
+        let help = || "the dictionary is damaged, or a matrix is transposed: atoms are rows".to_string();
+        let expect = |what: &str, expected: usize, got: usize| {
+            if expected == got {
+                Ok(())
+            } else {
+                Err(Error::Width { what: what.into(), expected, got, help: help() })
+            }
+        };
+        expect("w_dec (its number of rows)", d_sae, rows)?;
+        expect("b_enc", d_sae, self.coder.b_enc.dims1()?)?;
+        expect("b_dec", d_out, self.coder.b_dec.dims1()?)?;
+        if self.centred {
+            expect("b_dec, which the encoder subtracts,", d_in, d_out)?;
+        }
+        if let Some(scale) = &self.selection_scale {
+            expect("selection_scale", d_sae, scale.dims1()?)?;
+        }
+        if let Some(t) = &self.input_transform {
+            expect("input shift", d_in, t.shift.dims1()?)?;
+            expect("an input transform's output", d_in, d_out)?;
+        }
+        if let Some(skip) = &self.skip {
+            let (rows, columns) = skip.dims2()?;
+            expect("w_skip (its number of rows)", d_out, rows)?;
+            expect("w_skip", d_in, columns)?;
+        }
+        self.activation.check(d_sae)
+    }
+
+    /// Number of latents.
+    pub fn d_sae(&self) -> usize {
+        self.coder.w_enc.dims()[0]
+    }
+
+    /// Width of what it reads.
+    pub fn d_in(&self) -> usize {
+        self.coder.w_enc.dims()[1]
+    }
+
+    /// Width of what it writes.
+    pub fn d_out(&self) -> usize {
+        self.coder.w_dec.dims()[1]
+    }
+
+    /// Where its tensors live.
+    pub fn device(&self) -> &Device {
+        self.coder.w_enc.device()
+    }
+
+    fn transformed(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, d) = x.dims2()?;
+        if d != self.d_in() {
+            return Err(Error::Width {
+                what: "the input".into(),
+                expected: self.d_in(),
+                got: d,
+                help: format!(
+                    "this dictionary reads {}",
+                    if self.provenance.hook.is_empty() { "another width" } else { &self.provenance.hook }
+                ),
+            });
+        }
+        let x = x.to_dtype(DType::F32)?.contiguous()?;
+        match &self.input_transform {
+            None => Ok(x),
+            Some(t) => Ok((x.broadcast_sub(&t.shift)? * t.scale)?),
+        }
+    }
+
+    /// Codes of activations `x` `[n, d_in]`.
+    ///
+    /// # Errors
+    /// Another width.
+    pub fn encode(&self, x: &Tensor) -> Result<Codes> {
+        let u = self.transformed(x)?;
+        let u = if self.centred { u.broadcast_sub(&self.coder.b_dec)? } else { u };
+        self.activation.codes(&u, &self.coder, self.selection_scale.as_ref())
+    }
+
+    /// Reconstruction of codes, `[n, d_out]`, f32. With a skip path, `x` must be given.
+    ///
+    /// # Errors
+    /// Codes of another dictionary; a skip path without `x`.
+    pub fn decode(&self, codes: &Codes, x: Option<&Tensor>) -> Result<Tensor> {
+        let mut y = kernels::decode_codes(codes, &self.coder.w_dec, Some(&self.coder.b_dec))?;
+        if let Some(skip) = &self.skip {
+            let x = x.ok_or_else(|| Error::request("a dictionary with a skip path decodes from codes and input", "pass the input too"))?;
+            y = (y + self.transformed(x)?.matmul(&skip.t()?)?)?;
+        }
+        match &self.input_transform {
+            None => Ok(y),
+            Some(t) => Ok((y * (1.0 / t.scale))?.broadcast_add(&t.shift)?),
+        }
+    }
+
+    /// Codes and reconstruction of `x` in one go.
+    ///
+    /// # Errors
+    /// Another width.
+    pub fn reconstruct(&self, x: &Tensor) -> Result<(Codes, Tensor)> {
+        let codes = self.encode(x)?;
+        let xhat = self.decode(&codes, Some(x))?;
+        Ok((codes, xhat))
+    }
+
+    /// Norm of each atom, `[d_sae]`.
+    ///
+    /// # Errors
+    /// When the tensor cannot be read.
+    pub fn atom_norms(&self) -> Result<Vec<f32>> {
+        Ok(self.coder.w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! The sparse backward pass and Adam, one visit per latent: value gradients, both weight gradients, projection, moments,
+//! renormalisation. A latent's gradient lives in two row-sized buffers; no gradient of size `[d_sae, d_in]` exists.
+//!
+//! Clipping by the global norm needs the norm before the first update, so [`measure`] walks the same gradients first: recomputing
+//! them costs about `2 k / d_sae` of the encode, storing them would cost two matrices.
+
+use std::cell::RefCell;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::storage::{with_slice, with_slices, with_slices_mut};
+use super::vector::{axpy, dot, sq_norm};
+use crate::error::Result;
+use crate::kernels::{Coder, Columns, Measured, SparseGrad};
+
+/// Adam's settings at one step (Kingma & Ba, arXiv 1412.6980; no weight decay).
+#[derive(Debug, Clone, Copy)]
+pub struct Adam {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Step, from 1 (bias correction).
+    pub step: u64,
+    /// Factor on the gradient, 1 or less when clipping.
+    pub grad_scale: f64,
+}
+
+/// First and second moments of a [`Coder`]'s four tensors, of the same shapes.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    /// First moments.
+    pub first: Coder,
+    /// Second moments.
+    pub second: Coder,
+}
+
+impl Moments {
+    /// Zeros for `coder`.
+    ///
+    /// # Errors
+    /// When memory cannot be allocated.
+    pub fn zeros(coder: &Coder) -> Result<Self> {
+        let zeros = || -> Result<Coder> {
+            Ok(Coder {
+                w_enc: coder.w_enc.zeros_like()?,
+                b_enc: coder.b_enc.zeros_like()?,
+                w_dec: coder.w_dec.zeros_like()?,
+                b_dec: coder.b_dec.zeros_like()?,
+            })
+        };
+        Ok(Self { first: zeros()?, second: zeros()? })
+    }
+}
+
+/// Latents whose contributions to `b_dec`'s gradient are summed together; fixed, so that sums do not depend on threads.
+const CHUNK: usize = 128;
+
+/// A latent's gradient, in buffers that are used again for the next one.
+#[derive(Default)]
+struct LatentGrad {
+    w_enc: Vec<f32>,
+    w_dec: Vec<f32>,
+    b_enc: f32,
+}
+
+thread_local! {
+    static BUFFER: RefCell<LatentGrad> = RefCell::default();
+}
+
+impl LatentGrad {
+    /// Accumulates latent `j`'s gradient over all terms; false when nothing fired.
+    fn accumulate(&mut self, j: usize, terms: &[(&Columns, &[f32])], x: &[f32], w_dec: &[f32], d_in: usize, unit_norm: bool) -> bool {
+        let d_out = w_dec.len();
+        self.w_enc.clear();
+        self.w_enc.resize(d_in, 0.0);
+        self.w_dec.clear();
+        self.w_dec.resize(d_out, 0.0);
+        self.b_enc = 0.0;
+        let mut any = false;
+        for (columns, grad) in terms {
+            let (rows, values) = columns.column(j);
+            for (&r, &v) in rows.iter().zip(values) {
+                any = true;
+                let g = &grad[r as usize * d_out..(r as usize + 1) * d_out];
+                let dv = dot(g, w_dec);
+                axpy(v, g, &mut self.w_dec);
+                axpy(dv, &x[r as usize * d_in..(r as usize + 1) * d_in], &mut self.w_enc);
+                self.b_enc += dv;
+            }
+        }
+        if any && unit_norm {
+            let parallel = dot(&self.w_dec, w_dec);
+            axpy(-parallel, w_dec, &mut self.w_dec);
+        }
+        any
+    }
+}
+
+/// Calls `f` with the slices of a gradient's terms.
+fn with_terms<R>(grad: &SparseGrad, f: impl FnOnce(&[(&Columns, &[f32])], &[f32]) -> R) -> Result<R> {
+    let tensors: Vec<&Tensor> = grad.terms.iter().map(|t| &t.grad).chain([&grad.x]).collect();
+    with_slices(&tensors, |slices| {
+        let (x, grads) = slices.split_last().expect("x is always there");
+        let terms: Vec<(&Columns, &[f32])> = grad.terms.iter().zip(grads).map(|(t, g)| (&t.columns, *g)).collect();
+        f(&terms, x)
+    })
+}
+
+/// See [`crate::kernels::measure`].
+pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Measured> {
+    let (_, d_in) = coder.w_enc.dims2()?;
+    let (_, d_out) = coder.w_dec.dims2()?;
+    let b_dec: Vec<f32> = grad.b_dec.to_vec1()?;
+    let chunks: Vec<(f64, Vec<f64>)> = with_terms(grad, |terms, x| {
+        with_slice(&coder.w_enc, |w_enc: &[f32]| {
+            with_slice(&coder.w_dec, |w_dec: &[f32]| {
+                (w_enc.par_chunks(CHUNK * d_in), w_dec.par_chunks(CHUNK * d_out))
+                    .into_par_iter()
+                    .enumerate()
+                    .map(|(c, (w_enc, w_dec))| {
+                        let mut sq = 0f64;
+                        let mut through_encoder = vec![0f64; if grad.centred { d_in } else { 0 }];
+                        BUFFER.with_borrow_mut(|buffer| {
+                            for (i, (w_enc, w_dec)) in w_enc.chunks_exact(d_in).zip(w_dec.chunks_exact(d_out)).enumerate() {
+                                if !buffer.accumulate(c * CHUNK + i, terms, x, w_dec, d_in, unit_norm) {
+                                    continue;
+                                }
+                                sq += f64::from(sq_norm(&buffer.w_enc)) + f64::from(sq_norm(&buffer.w_dec));
+                                sq += f64::from(buffer.b_enc) * f64::from(buffer.b_enc);
+                                for (sum, w) in through_encoder.iter_mut().zip(w_enc) {
+                                    *sum += f64::from(buffer.b_enc) * f64::from(*w);
+                                }
+                            }
+                        });
+                        (sq, through_encoder)
+                    })
+                    .collect()
+            })
+        })
+    })???;
+    let mut sq_norm = 0f64;
+    let mut total: Vec<f64> = b_dec.iter().map(|&g| f64::from(g)).collect();
+    for (sq, through_encoder) in &chunks {
+        sq_norm += sq;
+        for (t, e) in total.iter_mut().zip(through_encoder) {
+            *t -= e;
+        }
+    }
+    sq_norm += total.iter().map(|g| g * g).sum::<f64>();
+    let b_dec = total.into_iter().map(|g| g as f32).collect::<Vec<_>>();
+    Ok(Measured { sq_norm, b_dec: Tensor::from_vec(b_dec, d_out, coder.b_dec.device())? })
+}
+
+/// Adam on slices, constants folded once per step.
+#[derive(Clone, Copy)]
+struct Rule {
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    /// `lr / (1 - beta1^t)`.
+    step_size: f32,
+    /// `1 / sqrt(1 - beta2^t)`.
+    root_correction: f32,
+    grad_scale: f32,
+}
+
+impl Rule {
+    fn new(adam: &Adam) -> Self {
+        let t = adam.step as f64;
+        Self {
+            beta1: adam.beta1 as f32,
+            beta2: adam.beta2 as f32,
+            eps: adam.eps as f32,
+            step_size: (adam.lr / (1.0 - adam.beta1.powf(t))) as f32,
+            root_correction: (1.0 / (1.0 - adam.beta2.powf(t)).sqrt()) as f32,
+            grad_scale: adam.grad_scale as f32,
+        }
+    }
+
+    #[inline]
+    fn apply(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: impl Iterator<Item = f32>) {
+        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * self.grad_scale;
+            *m = self.beta1 * *m + (1.0 - self.beta1) * g;
+            *v = self.beta2 * *v + (1.0 - self.beta2) * g * g;
+            *p -= self.step_size * *m / (v.sqrt() * self.root_correction + self.eps);
+        }
+    }
+}
+
+/// See [`crate::kernels::latent_update`].
+pub fn latent_update(coder: &Coder, moments: &Moments, grad: &SparseGrad, measured: &Measured, adam: &Adam, unit_norm: bool) -> Result<()> {
+    let (_, d_in) = coder.w_enc.dims2()?;
+    let (_, d_out) = coder.w_dec.dims2()?;
+    let rule = Rule::new(adam);
+    let b_dec_grad: Vec<f32> = measured.b_dec.to_vec1()?;
+    let (first, second) = (&moments.first, &moments.second);
+    let tensors = [
+        &coder.w_enc,
+        &first.w_enc,
+        &second.w_enc,
+        &coder.w_dec,
+        &first.w_dec,
+        &second.w_dec,
+        &coder.b_enc,
+        &first.b_enc,
+        &second.b_enc,
+        &coder.b_dec,
+        &first.b_dec,
+        &second.b_dec,
+    ];
+    with_terms(grad, |terms, x| {
+        with_slices_mut(&tensors, &mut |slices| {
+            let [we, mwe, vwe, wd, mwd, vwd, be, mbe, vbe, bd, mbd, vbd] = slices else { unreachable!("twelve tensors went in") };
+            rule.apply(bd, mbd, vbd, b_dec_grad.iter().copied());
+            (
+                we.par_chunks_mut(d_in),
+                mwe.par_chunks_mut(d_in),
+                vwe.par_chunks_mut(d_in),
+                wd.par_chunks_mut(d_out),
+                mwd.par_chunks_mut(d_out),
+                vwd.par_chunks_mut(d_out),
+                be.par_chunks_mut(1),
+                mbe.par_chunks_mut(1),
+                vbe.par_chunks_mut(1),
+            )
+                .into_par_iter()
+                .enumerate()
+                .with_min_len(32)
+                .for_each(|(j, (we, mwe, vwe, wd, mwd, vwd, be, mbe, vbe))| {
+                    BUFFER.with_borrow_mut(|buffer| {
+                        // Silent latents still see their moments decay: that is what Adam does.
+                        buffer.accumulate(j, terms, x, wd, d_in, unit_norm);
+                        rule.apply(we, mwe, vwe, buffer.w_enc.iter().copied());
+                        rule.apply(be, mbe, vbe, std::iter::once(buffer.b_enc));
+                        rule.apply(wd, mwd, vwd, buffer.w_dec.iter().copied());
+                        if unit_norm {
+                            let norm = sq_norm(wd).sqrt();
+                            if norm > 0.0 {
+                                wd.iter_mut().for_each(|w| *w /= norm);
+                            }
+                        }
+                    });
+                });
+        })
+    })?
+}

@@ -1,0 +1,39 @@
+//! The CUDA backend of a build without one: every operation answers with the remedy, none panics, none falls back silently.
+
+use candle_core::{Device, Tensor};
+
+use super::super::{Adam, Coder, Measured, Moments, Selection, SparseGrad};
+use crate::codes::Codes;
+use crate::error::{Error, Result};
+
+fn absent<T>() -> Result<T> {
+    Err(Error::Cuda { reason: "this build has no CUDA kernels".into() })
+}
+
+pub fn device(_name: &str) -> Result<Device> {
+    absent()
+}
+
+pub fn encode_topk(_: &Tensor, _: &Tensor, _: &Tensor, _: usize, _: Option<&Tensor>) -> Result<Selection> {
+    absent()
+}
+
+pub fn encode_threshold(_: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Codes> {
+    absent()
+}
+
+pub fn sparse_decode(_: &Selection, _: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
+    absent()
+}
+
+pub fn decode_codes(_: &Codes, _: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
+    absent()
+}
+
+pub fn measure(_: &Coder, _: &SparseGrad, _: bool) -> Result<Measured> {
+    absent()
+}
+
+pub fn latent_update(_: &Coder, _: &Moments, _: &SparseGrad, _: &Measured, _: &Adam, _: bool) -> Result<()> {
+    absent()
+}

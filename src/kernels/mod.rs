@@ -1,0 +1,213 @@
+//! The compute seam: functions on candle tensors; where the tensor lives decides which code runs.
+//!
+//! Semantics that every path shares:
+//!
+//! * Pre-activation of row x: `a = x W_enc^T + b_enc`, with `W_enc` `[d_sae, d_in]` (atoms are rows). A `b_dec` that the encoder
+//!   subtracts is subtracted from x before.
+//! * Selection keys are unique: larger value first, then **lowest index**. `-0.0` counts as `+0.0`.
+//! * Only strictly positive values are selected. Fewer than k positives: the row is padded with index [`PAD`](crate::codes::PAD), value 0.
+//! * NaN is never selected (no comparison with it holds). `+inf` ranks first.
+//! * Within a row, entries go by value descending, then index ascending.
+//! * Outputs are the same bytes run to run, whatever the number of threads.
+//!
+//! Not for: learning rules (`sae`), or anything that knows a file.
+
+mod cpu;
+mod cuda;
+
+use candle_core::{Device, Tensor};
+
+use crate::codes::Codes;
+use crate::error::{Error, Result};
+
+pub use cpu::columns::Columns;
+pub use cpu::latent_update::{Adam, Moments};
+pub use cpu::vector::{dot, sq_norm};
+
+/// Which latents each row selected: padded rows of width k.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Latents, `[n, k]`, u32, padded with [`PAD`](crate::codes::PAD).
+    pub indices: Tensor,
+    /// Their values, `[n, k]`, f32, positive, padded with 0.
+    pub values: Tensor,
+}
+
+impl Selection {
+    /// As codes over `d_sae` latents; pads are dropped.
+    ///
+    /// # Errors
+    /// When the tensors cannot be read back to the host.
+    pub fn to_codes(&self, d_sae: usize) -> Result<Codes> {
+        let (_, k) = self.indices.dims2()?;
+        let indices = self.indices.flatten_all()?.to_vec1::<u32>()?;
+        let values = self.values.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Codes::from_padded(d_sae, k, &indices, &values))
+    }
+}
+
+/// The four tensors of a sparse coder. Atoms are rows.
+#[derive(Debug, Clone)]
+pub struct Coder {
+    /// Encoder, `[d_sae, d_in]`, f32.
+    pub w_enc: Tensor,
+    /// Encoder bias, `[d_sae]`, f32.
+    pub b_enc: Tensor,
+    /// Decoder, `[d_sae, d_out]`, f32.
+    pub w_dec: Tensor,
+    /// Decoder bias, `[d_out]`, f32.
+    pub b_dec: Tensor,
+}
+
+/// One way in which selected latents reach the loss: entries by latent, and the gradient at the reconstruction they fed.
+#[derive(Debug, Clone)]
+pub struct Term {
+    /// The entries, by latent.
+    pub columns: Columns,
+    /// Gradient of the loss with respect to the reconstruction that these entries fed, `[n, d_out]`, f32.
+    pub grad: Tensor,
+}
+
+/// The gradient of a loss with respect to a [`Coder`], in sparse form: nothing of size `[d_sae, d_in]` is stored.
+#[derive(Debug, Clone)]
+pub struct SparseGrad {
+    /// What the encoder multiplied, `[n, d_in]`, f32 (centred when the encoder subtracts `b_dec`).
+    pub x: Tensor,
+    /// The terms of the loss.
+    pub terms: Vec<Term>,
+    /// Gradient that reaches `b_dec` through the reconstruction, `[d_out]`, f32.
+    pub b_dec: Tensor,
+    /// Does `x` hold `input - b_dec`? Then `b_dec` gets the encoder's gradient too, negated.
+    pub centred: bool,
+}
+
+/// What [`measure`] finds out about a gradient.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Squared Euclidean norm over all parameters, after the decoder rows' parallel components are removed.
+    pub sq_norm: f64,
+    /// The whole gradient of `b_dec`, `[d_out]`, f32.
+    pub b_dec: Tensor,
+}
+
+macro_rules! dispatch {
+    ($device:expr, $name:ident ( $($arg:expr),* )) => {
+        match $device {
+            Device::Cpu => cpu::$name($($arg),*),
+            Device::Cuda(_) => cuda::$name($($arg),*),
+            other => Err(unsupported(other)),
+        }
+    };
+}
+
+fn unsupported(device: &Device) -> Error {
+    Error::Unsupported {
+        by: format!("{:?}", device.location()),
+        what: "Lapidary's kernels".into(),
+        instead: "use the CPU or a CUDA device".into(),
+    }
+}
+
+/// The device that `name` (`cpu`, `cuda`, `cuda:1`) means.
+///
+/// # Errors
+/// An unknown name, or CUDA where this build or machine has none.
+pub fn device(name: &str) -> Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        _ if name == "cuda" || name.starts_with("cuda:") => cuda::device(name),
+        _ => Err(Error::config("device", format!("`{name}` is no device"), "write cpu, cuda or cuda:N")),
+    }
+}
+
+fn check_encoder(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor) -> Result<()> {
+    let (_, d) = x.dims2()?;
+    let (d_sae, d_in) = w_enc.dims2()?;
+    if d != d_in {
+        return Err(Error::Width {
+            what: "the input".into(),
+            expected: d_in,
+            got: d,
+            help: "encode activations of the hook point that the dictionary was trained on".into(),
+        });
+    }
+    if b_enc.dims1()? != d_sae {
+        return Err(Error::Width { what: "b_enc".into(), expected: d_sae, got: b_enc.dims1()?, help: "the dictionary is damaged".into() });
+    }
+    Ok(())
+}
+
+/// Dense pre-activations `x W_enc^T + b_enc`, `[n, d_sae]`, f32: the slow, obvious form and the oracle of the fused ones.
+///
+/// # Errors
+/// Mismatched widths.
+pub fn pre_activations(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor) -> Result<Tensor> {
+    check_encoder(x, w_enc, b_enc)?;
+    Ok(x.matmul(&w_enc.t()?)?.broadcast_add(b_enc)?)
+}
+
+/// The k largest positive pre-activations of each row. The `[n, d_sae]` pre-activations are never stored.
+///
+/// `x` `[n, d_in]`, `w_enc` `[d_sae, d_in]`, `b_enc` `[d_sae]`, all f32 and contiguous; `1 <= k <= d_sae`.
+/// With `rank`, `[d_sae]` positive, rows rank latents by `value * rank` and still return the values (decoder norms of imported dictionaries).
+///
+/// # Errors
+/// Mismatched widths, k out of range, another dtype.
+pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: Option<&Tensor>) -> Result<Selection> {
+    check_encoder(x, w_enc, b_enc)?;
+    let d_sae = w_enc.dim(0)?;
+    if k == 0 || k > d_sae {
+        return Err(Error::config(
+            "sae.k",
+            format!("{k} of {d_sae} latents cannot be selected"),
+            format!("choose k between 1 and {d_sae}"),
+        ));
+    }
+    dispatch!(x.device(), encode_topk(x, w_enc, b_enc, k, rank))
+}
+
+/// All pre-activations strictly above their latent's threshold (`[d_sae]`, f32; 0 gives ReLU).
+///
+/// # Errors
+/// Mismatched widths, another dtype.
+pub fn encode_threshold(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, threshold: &Tensor) -> Result<Codes> {
+    check_encoder(x, w_enc, b_enc)?;
+    dispatch!(x.device(), encode_threshold(x, w_enc, b_enc, threshold))
+}
+
+/// Reconstruction `b + sum_j v_j W_dec[j]`, `[n, d_out]`, f32; `b_dec` may be absent. Sums go in the row's entry order.
+///
+/// # Errors
+/// An index beyond the dictionary.
+pub fn sparse_decode(selection: &Selection, w_dec: &Tensor, b_dec: Option<&Tensor>) -> Result<Tensor> {
+    dispatch!(w_dec.device(), sparse_decode(selection, w_dec, b_dec))
+}
+
+/// [`sparse_decode`] for rows of any length.
+///
+/// # Errors
+/// An index beyond the dictionary.
+pub fn decode_codes(codes: &Codes, w_dec: &Tensor, b_dec: Option<&Tensor>) -> Result<Tensor> {
+    dispatch!(w_dec.device(), decode_codes(codes, w_dec, b_dec))
+}
+
+/// First pass over a sparse gradient: its norm (for clipping), and the whole gradient of `b_dec`.
+/// With `unit_norm`, the part of each decoder row's gradient that is parallel to the (unit) row is not counted.
+///
+/// # Errors
+/// Tensors of another device or dtype.
+pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Measured> {
+    dispatch!(coder.w_enc.device(), measure(coder, grad, unit_norm))
+}
+
+/// Second pass: gradient, projection, Adam and renormalisation in one visit of each latent, in place.
+/// With `unit_norm`, decoder rows lose their gradient's parallel component and are renormalised.
+///
+/// # Errors
+/// Tensors of another device or dtype.
+pub fn latent_update(coder: &Coder, moments: &Moments, grad: &SparseGrad, measured: &Measured, adam: &Adam, unit_norm: bool) -> Result<()> {
+    dispatch!(coder.w_enc.device(), latent_update(coder, moments, grad, measured, adam, unit_norm))
+}
+
+#[cfg(test)]
+mod tests;
