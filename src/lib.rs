@@ -9,6 +9,7 @@
 //! ([`Progress`]), errors are sentences with a remedy ([`enum@Error`]), and the command line is a thin shell over this API.
 
 // The foundation: used by every stage, uses none.
+pub mod artefact;
 pub mod codes;
 pub mod error;
 pub mod hook;
@@ -22,6 +23,10 @@ pub mod shard;
 
 // What training leaves behind.
 pub mod dictionary;
+
+// Learners and the loop around them.
+pub mod sae;
+pub mod train;
 
 // The compute seam.
 pub mod kernels;
