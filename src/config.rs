@@ -6,9 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::corpus::CorpusConfig;
 use crate::error::{Error, Result};
-use crate::harvest::HarvestConfig;
 use crate::sae::SaeConfig;
 use crate::train::TrainConfig;
 
@@ -16,12 +14,8 @@ use crate::train::TrainConfig;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
-    /// What the host reads.
-    pub corpus: CorpusConfig,
     /// Which host.
     pub host: HostConfig,
-    /// Corpus and host to shards.
-    pub harvest: HarvestConfig,
     /// Which shards a later stage reads.
     pub shards: ShardsConfig,
     /// Which learner.
@@ -82,7 +76,10 @@ impl Layers {
     /// No `=`, or a key that runs through a value.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let Some((key, value)) = assignment.split_once('=') else {
-            return Err(Error::request(format!("`--set {assignment}` assigns nothing"), "write --set key=value, as in --set train.lr=3e-4"));
+            return Err(Error::request(
+                format!("`--set {assignment}` assigns nothing"),
+                "write --set key=value, as in --set train.lr=3e-4",
+            ));
         };
         let (key, value) = (key.trim(), value.trim());
         let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
@@ -99,7 +96,9 @@ impl Layers {
         let mut table = &mut self.table;
         for part in parts {
             let entry = table.entry(part.to_string()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            table = entry.as_table_mut().ok_or_else(|| Error::config(key, format!("`{part}` is a value, not a table"), "see `lapidary config` for the keys"))?;
+            table = entry
+                .as_table_mut()
+                .ok_or_else(|| Error::config(key, format!("`{part}` is a value, not a table"), "see `lapidary config` for the keys"))?;
         }
         table.insert(last.to_string(), value.into());
         Ok(())

@@ -28,6 +28,12 @@ pub mod dictionary;
 pub mod sae;
 pub mod train;
 
+// What reads results.
+pub mod encode;
+
+// Settings, composed.
+pub mod config;
+
 // The compute seam.
 pub mod kernels;
 

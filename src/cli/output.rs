@@ -68,7 +68,8 @@ impl Output {
 
 impl Progress for Output {
     fn begin(&self, task: &str, total: Option<u64>, unit: &'static str) {
-        let target = if self.quiet || !io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(8) };
+        let target =
+            if self.quiet || !io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(8) };
         let bar = ProgressBar::with_draw_target(total, target);
         let template = match total {
             Some(_) => format!("{{msg:10}} {{bar:28}} {{human_pos}}/{{human_len}} {unit}  {{per_sec:>12}}  ETA {{eta:>4}}  {{prefix}}"),

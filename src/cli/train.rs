@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use lapidary::artefact::Mode;
 use lapidary::config::{to_toml, RunConfig, ShardsConfig};
 use lapidary::dictionary::Provenance;
-use lapidary::shard::{ShuffleConfig, Shards, Split};
 use lapidary::sae::SaeConfig;
+use lapidary::shard::{Shards, ShuffleConfig, Split};
 use lapidary::train::{self, scale_for, Member, TrainConfig, TrainReport};
 use lapidary::{Error, Progress, Result};
 
@@ -106,8 +106,8 @@ pub fn run(args: &Args, output: &Output) -> Result<TrainReport> {
         })
         .collect::<Result<Vec<_>>>()?;
     let first = &members[0].train;
-    let stats = shards.stats(&column.name)?;
-    let scale = scale_for(stats.mean_sq_norm, column.width)?;
+    let mean_sq_norm = shards.manifest().columns.iter().find(|c| c.column.name == column.name).map_or(f64::NAN, |c| c.mean_sq_norm);
+    let scale = scale_for(mean_sq_norm, column.width)?;
     let rows = shards.rows(Some(Split::Train));
     if args.mode.mode() == Mode::Fresh {
         output.note(&format!(
@@ -121,7 +121,7 @@ pub fn run(args: &Args, output: &Output) -> Result<TrainReport> {
             rows,
         ));
     }
-    let shuffle = ShuffleConfig { seed: first.data_seed.unwrap_or(first.seed), buffer_bytes: first.shuffle_bytes, ..Default::default() };
+    let shuffle = ShuffleConfig { seed: first.data_seed.unwrap_or(first.seed), buffer_bytes: first.shuffle_bytes as usize };
     let mut source = shards.shuffled(&column.name, Some(Split::Train), &shuffle)?;
     train::train(members, &mut source, scale, &args.out, args.mode.mode(), output)
 }
@@ -136,7 +136,7 @@ fn member(args: &Args, shards: &Shards, width: usize, config: RunConfig, in_swee
         name = format!("{name}-lr{:e}", train.lr);
     }
     let manifest = shards.manifest();
-    let from = serde_json::json!({ "corpus": manifest.corpus, "rows": rows, "manifest_sha256": shards.manifest_sha256() });
+    let from = serde_json::json!({ "corpus": manifest.corpus, "rows": rows, "id": manifest.id });
     let provenance = Provenance { hook: config.shards.hook.clone(), host: manifest.host.clone(), shards: from, ..Default::default() };
     // The run file beside the dictionary: `lapidary train --config` takes it as it is.
     let file = RunFile { shards: config.shards, sae: sae.clone(), train: train.clone() };

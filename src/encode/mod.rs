@@ -67,9 +67,10 @@ fn schema() -> Arc<Schema> {
 
 fn record(batch: &Batch, codes: &Codes, split: &str) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
     let offsets = OffsetBuffer::new(ScalarBuffer::from(codes.indptr.iter().map(|&p| p as i32).collect::<Vec<_>>()));
-    let list = |item: DataType, values: ArrayRef| Arc::new(ListArray::new(Arc::new(Field::new("item", item, false)), offsets.clone(), values, None)) as ArrayRef;
-    let token_id =
-        if batch.token_id.is_empty() { UInt32Array::new_null(batch.n) } else { UInt32Array::from(batch.token_id.clone()) };
+    let list = |item: DataType, values: ArrayRef| {
+        Arc::new(ListArray::new(Arc::new(Field::new("item", item, false)), offsets.clone(), values, None)) as ArrayRef
+    };
+    let token_id = if batch.token_id.is_empty() { UInt32Array::new_null(batch.n) } else { UInt32Array::from(batch.token_id.clone()) };
     RecordBatch::try_new(
         schema(),
         vec![
@@ -87,7 +88,15 @@ fn record(batch: &Batch, codes: &Codes, split: &str) -> std::result::Result<Reco
 ///
 /// # Errors
 /// Another width, damaged shards, a folder in use, a full disk.
-pub fn encode(dictionary: &Dictionary, shards: &Shards, column: &str, split: Option<Split>, out: &Path, mode: Mode, progress: &dyn Progress) -> Result<EncodeReport> {
+pub fn encode(
+    dictionary: &Dictionary,
+    shards: &Shards,
+    column: &str,
+    split: Option<Split>,
+    out: &Path,
+    mode: Mode,
+    progress: &dyn Progress,
+) -> Result<EncodeReport> {
     if mode != Mode::Overwrite && !artefact::is_empty(out)? {
         return Err(Error::OutputNotEmpty { path: out.to_path_buf() });
     }
@@ -128,10 +137,5 @@ pub fn encode(dictionary: &Dictionary, shards: &Shards, column: &str, split: Opt
     let mut json = serde_json::to_vec_pretty(&info).expect("plain JSON");
     json.push(b'\n');
     artefact::write(out, "codes.json", &json)?;
-    Ok(EncodeReport {
-        out: out.to_path_buf(),
-        rows,
-        l0: active as f64 / rows.max(1) as f64,
-        seconds: started.elapsed().as_secs_f64(),
-    })
+    Ok(EncodeReport { out: out.to_path_buf(), rows, l0: active as f64 / rows.max(1) as f64, seconds: started.elapsed().as_secs_f64() })
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Everyone may use these; they use no stage.
-const FOUNDATION: &[&str] = &["artefact", "codes", "error", "hook", "progress", "rng", "Codes", "Error", "Result", "HookPoint", "Site", "Progress"];
+const FOUNDATION: &[&str] =
+    &["artefact", "codes", "error", "hook", "progress", "rng", "Codes", "Error", "Result", "HookPoint", "Site", "Progress"];
 
 /// Module -> what else it may use.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -115,7 +116,11 @@ fn the_command_line_stays_in_its_folder() {
         let text = fs::read_to_string(file).unwrap();
         for name in ["clap::", "indicatif::", "println!(", "eprintln!(", "std::env::var"] {
             let at = text.lines().find(|l| l.contains(name) && !l.trim_start().starts_with("//"));
-            assert!(at.is_none() || file.ends_with("tests.rs") || text.find("#[cfg(test)]").is_some_and(|t| text.find(name) > Some(t)), "{}: {at:?}", file.display());
+            assert!(
+                at.is_none() || file.ends_with("tests.rs") || text.find("#[cfg(test)]").is_some_and(|t| text.find(name) > Some(t)),
+                "{}: {at:?}",
+                file.display()
+            );
         }
     }
 }
