@@ -179,6 +179,8 @@ fn llama(o: &Options) -> (serde_json::Value, Shapes) {
     (config, shapes)
 }
 
+const RUNS: usize = 6;
+
 /// Times forwards stopped at a block's resid_post, wall clock and processor time.
 fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
     let start = Instant::now();
@@ -188,12 +190,14 @@ fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
     let rows: Vec<Vec<u32>> = (0..b).map(|_| (0..t).map(|_| rng.below(o.vocab as u64) as u32).collect()).collect();
     let input = Tokens::new(&rows, &candle_core::Device::Cpu)?;
     let mut times = Vec::new();
-    for _ in 0..6 {
+    let cpu = cpu_seconds();
+    for _ in 0..RUNS {
         let start = Instant::now();
         model.forward(&input, &mut Capture::new(&[HookPoint::block(layer, Site::ResidPost)]))?;
         times.push(start.elapsed().as_secs_f64());
     }
-    times[1..].sort_by(f64::total_cmp);
+    let cpu = cpu.zip(cpu_seconds()).map(|(from, to)| (to - from) / (RUNS * b * t) as f64);
+    times[1..].sort_by(f64::total_cmp); // the first one warms up
     let (best, median) = (times[1], times[3]);
     let tokens = (b * t) as f64;
     println!(
@@ -201,5 +205,15 @@ fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
         tokens / median,
         tokens / best
     );
+    if let Some(seconds) = cpu {
+        println!("processor time {:.0} us/token", seconds * 1e6);
+    }
     Ok(())
+}
+
+/// Processor time of this process so far, all threads, where the system tells (Linux, in hundredths of a second).
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) / 100.0)
 }
