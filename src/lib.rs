@@ -23,6 +23,9 @@ pub mod shard;
 // What training leaves behind.
 pub mod dictionary;
 
+// What is found out about it.
+pub mod score;
+
 // The compute seam.
 pub mod kernels;
 
