@@ -1,4 +1,103 @@
-//! Placeholder.
+//! Activations on disk: Parquet shards, one row per token or vector, with a manifest. The format is specified in `docs/shards.md`.
+//!
+//! [`ShardWriter`] writes, [`Shards`] reads: in file order ([`Shards::scan`]) or shuffled in bounded memory, exactly resumable
+//! ([`Shards::shuffled`]). Knows nothing of models, corpora or training: provenance travels through as JSON values.
+
+mod chunk;
+mod crc;
+mod manifest;
+mod page;
+mod reader;
+mod schema;
+mod shuffle;
+mod writer;
+
+pub use manifest::{ColumnEntry, Counts, Manifest, RowCounts, ShardEntry, KIND, MANIFEST_FILE, VERSION};
+pub use reader::{Scan, Shards};
+pub use shuffle::{Cursor, ShuffleConfig, Shuffled};
+pub use writer::{ShardWriter, WriterOptions, WriterState};
+
+use serde::{Deserialize, Serialize};
+
+/// Which part of the data a row belongs to. Whole documents go to one split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    /// Rows that dictionaries learn from.
+    Train,
+    /// Rows kept for scoring.
+    HeldOut,
+}
+
+impl Split {
+    /// Both, in the order in which a shard pair is listed.
+    pub const ALL: [Split; 2] = [Split::Train, Split::HeldOut];
+
+    /// `train` or `held-out`: the column `split`, and the start of the file name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::HeldOut => "held-out",
+        }
+    }
+}
+
+/// How a hook point's values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 4 bytes, exact.
+    F32,
+    /// 2 bytes, up to 65504: some residual streams overflow it, which is an error and never a silent infinity.
+    #[default]
+    F16,
+    /// 2 bytes in memory with the range of f32; stored as `u16`, because Arrow has no such type.
+    Bf16,
+}
+
+impl Dtype {
+    /// `f32`, `f16` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes per value before any encoding.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+}
+
+/// One hook point as a column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Column {
+    /// The hook point, spelled as in TransformerLens; free for ingested vectors.
+    pub name: String,
+    /// Values per row.
+    pub width: usize,
+    /// Stored type.
+    pub dtype: Dtype,
+}
+
+/// Rows on their way to disk.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rows {
+    /// Ordinal of the document in the corpus, [n].
+    pub doc_id: Vec<u64>,
+    /// Position in the document, from 0, [n].
+    pub position: Vec<u32>,
+    /// Token at that position, [n]; `None` for vectors.
+    pub token_id: Option<Vec<u32>>,
+    /// One row-major [n, width] block per column, in the writer's column order.
+    pub columns: Vec<Vec<f32>>,
+}
 
 /// Rows read back, one column of them.
 #[derive(Debug, Clone, Default, PartialEq)]
