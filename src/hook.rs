@@ -7,17 +7,17 @@ use std::str::FromStr;
 
 use crate::error::Error;
 
-/// A place in a block, or around the blocks.
+/// A place in a block, or around the blocks. Declared, and so ordered, as a forward pass reaches them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Site {
     /// Token embedding as it enters the residual stream (without positions), `[d_model]`.
     Embed,
     /// Residual stream entering the block, `[d_model]`.
     ResidPre,
-    /// Output of attention as it is added to the residual stream, `[d_model]`.
-    AttnOut,
     /// Concatenated head outputs before the output projection, `[n_heads * d_head]`.
     AttnZ,
+    /// Output of attention as it is added to the residual stream, `[d_model]`.
+    AttnOut,
     /// Residual stream between attention and MLP, `[d_model]`; absent in parallel blocks.
     ResidMid,
     /// MLP neurons after the non-linearity (gated: gate times up), `[d_mlp]`.
@@ -192,6 +192,7 @@ mod tests {
         let pre = HookPoint::block(0, Site::ResidPre);
         let post = HookPoint::block(0, Site::ResidPost);
         let last = HookPoint::block(0, Site::LnFinal);
+        assert!(Site::IN_BLOCK.windows(2).all(|s| s[0] < s[1]));
         assert!(embed < pre && pre < post && post < HookPoint::block(1, Site::ResidPre) && post < last);
     }
 }

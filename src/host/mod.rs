@@ -1,18 +1,247 @@
-//! Placeholder.
-#![allow(missing_docs)]
-use candle_core::Tensor;
-use crate::error::Result;
+//! Models one can look inside: a Hugging Face folder becomes a [`HostModel`] whose forward pass offers every hook point to a
+//! [`Tap`], which looks (capture) or replaces (splice, steer, ablate).
+//!
+//! ```text
+//! config.json --config.rs--> family file (gpt2.rs, llama.rs) --> spec.rs (what to compute) --+
+//! *.safetensors --weights.rs--> family file (names, layouts) --> layers.rs (parameters) -----+--> decoder.rs (the forward)
+//! ```
+//!
+//! One decoder serves every family: a family file only says how its configuration and its tensor names map to the specification.
+//! Not for: tokenizers (`corpus`), where activations go (`harvest`), or anything that knows what a dictionary is.
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 use crate::hook::HookPoint;
+
+mod builtin;
+mod config;
+mod cpu;
+mod decoder;
+mod gpt2;
+mod layers;
+mod llama;
+mod math;
+mod spec;
 mod tap;
-pub use tap::{NoTap, Splice, Tap};
+mod weights;
+
+pub use tap::{Ablate, Capture, NoTap, Pair, Splice, Steer, Tap};
+
+/// A batch of token ids.
 #[derive(Debug, Clone)]
-pub struct Tokens { pub ids: Tensor, pub mask: Option<Tensor> }
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostInfo { pub name: String, pub d_model: usize }
+pub struct Tokens {
+    /// Token ids, `[b, t]`, u32. Positions are 0..t whatever the mask says.
+    pub ids: Tensor,
+    /// `[b, t]`, u8: 1 = a real token, 0 = padding that no position may attend to. `None` = all real.
+    pub mask: Option<Tensor>,
+}
+
+impl Tokens {
+    /// A batch of rows of equal length without padding.
+    ///
+    /// # Errors
+    /// When there is no row, a row is empty, or the lengths differ.
+    pub fn new(rows: &[Vec<u32>], device: &Device) -> Result<Self> {
+        let t = rows.first().map_or(0, Vec::len);
+        if t == 0 || rows.iter().any(|row| row.len() != t) {
+            return Err(Error::request(
+                format!("a batch of {} rows that are empty or of different lengths", rows.len()),
+                "pass at least one row, all of the same length, or pad them with `Tokens::padded`",
+            ));
+        }
+        let flat: Vec<u32> = rows.concat();
+        Ok(Self { ids: Tensor::from_vec(flat, (rows.len(), t), device)?, mask: None })
+    }
+
+    /// A batch of rows of any lengths, padded on the right with `pad` and masked there. Real positions of a causal model do not
+    /// notice.
+    ///
+    /// # Errors
+    /// When there is no row or all rows are empty.
+    pub fn padded(rows: &[Vec<u32>], pad: u32, device: &Device) -> Result<Self> {
+        let t = rows.iter().map(Vec::len).max().unwrap_or(0);
+        if t == 0 {
+            return Err(Error::request("a batch without a single token", "pass at least one row with one token"));
+        }
+        let (mut ids, mut mask) = (Vec::with_capacity(rows.len() * t), Vec::with_capacity(rows.len() * t));
+        for row in rows {
+            ids.extend(row.iter().copied().chain(std::iter::repeat_n(pad, t - row.len())));
+            mask.extend((0..t).map(|i| u8::from(i < row.len())));
+        }
+        let shape = (rows.len(), t);
+        let mask = if mask.contains(&0) { Some(Tensor::from_vec(mask, shape, device)?) } else { None };
+        Ok(Self { ids: Tensor::from_vec(ids, shape, device)?, mask })
+    }
+}
+
+/// The name of an architecture family. (An alias, so that serde does not take the field for something borrowed from its input.)
+pub type FamilyName = &'static str;
+
+/// What a host is: shapes, and the provenance that every artefact made from it carries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostInfo {
+    /// Folder name, or the name of the built-in host.
+    pub name: String,
+    /// Architecture family, as in [`supported_families`].
+    #[serde(deserialize_with = "family_name")]
+    pub family: FamilyName,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Number of query heads.
+    pub n_heads: usize,
+    /// Width of one head.
+    pub d_head: usize,
+    /// Number of MLP neurons of a block.
+    pub d_mlp: usize,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Longest context, in tokens.
+    pub n_context: usize,
+    /// What the forward computes in: "f32" or "bf16".
+    pub dtype: String,
+    /// Number of parameters in use; a tied head counts once.
+    pub n_params: u64,
+    /// SHA-256 of the weights file; for a sharded model, of the shards one after the other in name order.
+    pub weights_sha256: String,
+    /// First token of a document, if the model has one.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a document.
+    pub eos_token_ids: Vec<u32>,
+    /// Keys of config.json that nothing here reads and that are not known to be harmless. Options known to change a number are
+    /// refused instead; these are only unknown, so they are told.
+    #[serde(default)]
+    pub unread_config: Vec<String>,
+}
+
+fn family_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let given = String::deserialize(deserializer)?;
+    let known = || FAMILIES.iter().map(|f| f.name).find(|&name| name == given);
+    known().ok_or_else(|| serde::de::Error::custom(format!("unknown host family `{given}`, expected one of {}", supported_families())))
+}
+
+/// A model whose forward pass can be looked into and changed.
 pub trait HostModel: Send + Sync {
+    /// Shapes and provenance.
     fn info(&self) -> &HostInfo;
+
+    /// Every hook point, in the order a forward pass reaches them.
     fn hook_points(&self) -> Vec<HookPoint>;
+
+    /// Width of the activation at `at`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownHookPoint`], listing what exists.
     fn width(&self, at: &HookPoint) -> Result<usize>;
+
+    /// Runs the model over a batch, offering each hook point to the tap. Returns logits, `[b, t, vocab]`, f32; `None` when the tap
+    /// let the pass stop early.
+    ///
+    /// # Errors
+    /// When ids or mask do not fit the model, when the tap's last hook point does not exist, or when the tap fails.
     fn forward(&self, input: &Tokens, tap: &mut dyn Tap) -> Result<Option<Tensor>>;
+
+    /// The Hugging Face module whose output `at` is, where there is one.
     fn hf_path(&self, at: &HookPoint) -> Option<String>;
+}
+
+/// How to load a host.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// What to compute in: f32 or bf16. `None` = f32, whatever the file stores.
+    pub dtype: Option<DType>,
+    /// Where to compute.
+    pub device: Device,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { dtype: None, device: Device::Cpu }
+    }
+}
+
+/// An architecture family: how its files say what `spec` and `layers` need.
+struct Family {
+    /// As in `HostInfo::family`.
+    name: &'static str,
+    /// `model_type` values of config.json.
+    model_types: &'static [&'static str],
+    /// `architectures` values, for files without a `model_type`.
+    architectures: &'static [&'static str],
+    /// Configuration to specification.
+    spec: fn(&config::Config) -> Result<spec::Spec>,
+    /// Parameters of one block.
+    block: fn(&weights::Weights, &spec::Spec, usize) -> Result<layers::Block>,
+    /// Where the tensors and modules around the blocks are.
+    names: spec::Names,
+}
+
+/// Every family; adding one is a file and a line here.
+const FAMILIES: &[Family] = &[gpt2::FAMILY, llama::FAMILY];
+
+/// The supported architecture families, for messages.
+pub fn supported_families() -> String {
+    FAMILIES.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
+}
+
+fn family_of(config: &config::Config) -> Result<&'static Family> {
+    let model_type = config.string("model_type")?;
+    let architectures = config.strings("architectures")?;
+    let found = match &model_type {
+        Some(given) => FAMILIES.iter().find(|f| f.model_types.contains(&given.as_str())),
+        None => FAMILIES.iter().find(|f| architectures.iter().any(|a| f.architectures.contains(&a.as_str()))),
+    };
+    found.ok_or_else(|| {
+        let given = model_type.unwrap_or_else(|| if architectures.is_empty() { "none given".into() } else { architectures.join(", ") });
+        Error::Unsupported {
+            by: "a host".into(),
+            what: format!("the architecture `{given}` ({})", config.path().display()),
+            instead: format!("the supported families are {}", supported_families()),
+        }
+    })
+}
+
+/// Loads a model from a folder with `config.json` and `model.safetensors` (or `model.safetensors.index.json` and its shards).
+/// The word `fable` is the built-in host; a folder of that name is `./fable`.
+///
+/// # Errors
+/// When a file is missing or damaged, the architecture is not supported, or the configuration asks for something that is not
+/// implemented. Every message names the file and the way out.
+pub fn load(path: &str, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
+    if path == builtin::FABLE {
+        return builtin::fable(options);
+    }
+    let dir = std::path::Path::new(path);
+    if !dir.is_dir() {
+        return Err(Error::request(
+            format!("no model folder at `{path}`"),
+            "pass a folder with config.json and model.safetensors, or the word `fable` for the built-in host",
+        ));
+    }
+    let config_path = dir.join("config.json");
+    let config_json = std::fs::read(&config_path).map_err(|e| Error::io("read", &config_path, e))?;
+    let config = config::Config::parse(&config_path, &config_json)?;
+    let family = family_of(&config)?; // before the weights are mapped: a wrong architecture fails in the first millisecond
+    let name = dir.canonicalize().ok().and_then(|full| full.file_name().map(|n| n.to_string_lossy().into_owned()));
+    let weights = weights::Weights::open(dir, options)?;
+    build(name.unwrap_or_else(|| path.to_string()), family, &config, &weights)
+}
+
+/// Loads a model from memory: the bytes of a `config.json` and of one safetensors file.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_bytes(name: &str, config_json: &[u8], weights: &[u8], options: &LoadOptions) -> Result<Box<dyn HostModel>> {
+    let config = config::Config::parse(std::path::Path::new(name), config_json)?;
+    let family = family_of(&config)?;
+    let weights = weights::Weights::from_bytes(name, weights, options)?;
+    build(name.to_string(), family, &config, &weights)
+}
+
+fn build(name: String, family: &'static Family, config: &config::Config, weights: &weights::Weights) -> Result<Box<dyn HostModel>> {
+    let spec = (family.spec)(config)?;
+    Ok(Box::new(decoder::Decoder::load(name, family, spec, config.unread(), weights)?))
 }

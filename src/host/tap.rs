@@ -44,7 +44,7 @@ impl Tap for NoTap {
 
 /// Keeps the activations of some points. The pass stops after the last of them, unless told to go on.
 ///
-/// ```ignore
+/// ```no_run
 /// # use lapidary::{host, HookPoint};
 /// # fn main() -> lapidary::Result<()> {
 /// let model = host::load("path/to/gpt2", &host::LoadOptions::default())?;

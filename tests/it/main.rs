@@ -1,4 +1,5 @@
 //! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
 
 mod shards;
+mod hosts;
 mod support;

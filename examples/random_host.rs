@@ -1,0 +1,205 @@
+//! Writes a random-weight Hugging Face folder (config.json and model.safetensors, no tokenizer), for measurements and tests at real
+//! shapes: weights are normal(0, 0.02), norms one, biases zero, seeded.
+//!
+//! ```sh
+//! cargo run --release --example random_host -- --family gpt2 --layers 12 --d 768 --heads 12 --vocab 50257 --context 1024 --out DIR
+//! ```
+//!
+//! Also: `--kv-heads N` and `--mlp N` (llama; 4 x d for gpt2 unless given), `--seed N`, `--bench B T LAYER` to time forwards of B rows of T
+//! tokens stopped at that block's resid_post right after writing.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use lapidary::host::{self, Capture, LoadOptions, Tokens};
+use lapidary::rng::Rng;
+use lapidary::{Error, HookPoint, Result, Site};
+use safetensors::tensor::{Dtype, TensorView};
+
+struct Options {
+    family: String,
+    layers: usize,
+    d: usize,
+    heads: usize,
+    kv_heads: usize,
+    mlp: usize,
+    vocab: usize,
+    context: usize,
+    seed: u64,
+    out: PathBuf,
+    bench: Option<(usize, usize, usize)>,
+}
+
+fn main() -> ExitCode {
+    match parse(std::env::args().skip(1)).and_then(|options| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
+    let bad = |what: String| Error::request(what, "see the head of examples/random_host.rs");
+    let mut given: HashMap<String, Vec<String>> = HashMap::new();
+    while let Some(flag) = args.next() {
+        let n = if flag == "--bench" { 3 } else { 1 };
+        let name = flag.strip_prefix("--").ok_or_else(|| bad(format!("`{flag}` is not a flag")))?;
+        given.insert(name.to_string(), args.by_ref().take(n).collect());
+    }
+    let mut number = |name: &str, default: Option<usize>| -> Result<usize> {
+        match given.remove(name).and_then(|v| v.into_iter().next()) {
+            Some(text) => text.parse().map_err(|_| bad(format!("--{name} {text} is not a number"))),
+            None => default.ok_or_else(|| bad(format!("--{name} is missing"))),
+        }
+    };
+    let (layers, d, heads) = (number("layers", None)?, number("d", None)?, number("heads", None)?);
+    let (kv_heads, mlp) = (number("kv-heads", Some(heads))?, number("mlp", Some(4 * d))?);
+    let (vocab, context, seed) = (number("vocab", None)?, number("context", None)?, number("seed", Some(0))? as u64);
+    let bench = match given.remove("bench") {
+        None => None,
+        Some(v) => {
+            let v: Vec<usize> = v.iter().filter_map(|x| x.parse().ok()).collect();
+            let [b, t, layer] = v[..] else { return Err(bad("--bench needs B T LAYER".into())) };
+            Some((b, t, layer))
+        }
+    };
+    let mut text = |name: &str| -> Result<String> {
+        given.remove(name).and_then(|v| v.into_iter().next()).ok_or_else(|| bad(format!("--{name} is missing")))
+    };
+    let (family, out) = (text("family")?, PathBuf::from(text("out")?));
+    if let Some(left) = given.keys().next() {
+        return Err(bad(format!("unknown flag --{left}")));
+    }
+    if heads == 0 || kv_heads == 0 || d % heads != 0 || heads % kv_heads != 0 {
+        return Err(bad(format!("{heads} heads ({kv_heads} of keys) do not divide d = {d}")));
+    }
+    Ok(Options { family, layers, d, heads, kv_heads, mlp, vocab, context, seed, out, bench })
+}
+
+fn run(o: &Options) -> Result<()> {
+    let (config, tensors) = match o.family.as_str() {
+        "gpt2" => gpt2(o),
+        "llama" => llama(o),
+        other => return Err(Error::request(format!("no recipe for family `{other}`"), "use gpt2 or llama")),
+    };
+    std::fs::create_dir_all(&o.out).map_err(|e| Error::io("create", &o.out, e))?;
+    let config = serde_json::to_vec_pretty(&config).map_err(|e| Error::request(e.to_string(), "report this"))?;
+    write(&o.out.join("config.json"), &config)?;
+    let data: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, shape)| {
+            let n = shape.iter().product();
+            let bytes = values(o.seed, &name, n).iter().flat_map(|x| x.to_le_bytes()).collect();
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = data.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("bytes made for this shape");
+        (name.as_str(), view)
+    });
+    let file = safetensors::serialize(views, None).map_err(|e| Error::request(e.to_string(), "report this"))?;
+    write(&o.out.join("model.safetensors"), &file)?;
+    println!("{}: {} tensors, {} bytes", o.out.display(), data.len(), file.len());
+    match o.bench {
+        Some(shape) => bench(o, shape),
+        None => Ok(()),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|e| Error::io("write", path, e))
+}
+
+/// Norm weights are one, biases zero, the rest normal(0, 0.02), a stream per tensor.
+fn values(seed: u64, name: &str, n: usize) -> Vec<f32> {
+    let is_norm = ["ln_1.", "ln_2.", "ln_f.", "norm."].iter().any(|part| name.contains(part));
+    if name.ends_with(".bias") {
+        return vec![0.0; n];
+    }
+    if is_norm {
+        return vec![1.0; n];
+    }
+    let mut rng = Rng::stream(seed, name, 0);
+    (0..n).map(|_| (rng.normal() * 0.02) as f32).collect()
+}
+
+type Shapes = Vec<(String, Vec<usize>)>;
+
+fn gpt2(o: &Options) -> (serde_json::Value, Shapes) {
+    let d = o.d;
+    let config = serde_json::json!({
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new", "n_layer": o.layers, "n_embd": d,
+        "n_head": o.heads, "n_inner": o.mlp, "n_positions": o.context, "vocab_size": o.vocab, "layer_norm_epsilon": 1e-5,
+        "bos_token_id": o.vocab - 1, "eos_token_id": o.vocab - 1, "tie_word_embeddings": true, "torch_dtype": "float32",
+    });
+    let mut shapes: Shapes =
+        vec![("transformer.wte.weight".into(), vec![o.vocab, d]), ("transformer.wpe.weight".into(), vec![o.context, d])];
+    for layer in 0..o.layers {
+        for (name, from, to) in [("attn.c_attn", d, 3 * d), ("attn.c_proj", d, d), ("mlp.c_fc", d, o.mlp), ("mlp.c_proj", o.mlp, d)] {
+            shapes.push((format!("transformer.h.{layer}.{name}.weight"), vec![from, to]));
+            shapes.push((format!("transformer.h.{layer}.{name}.bias"), vec![to]));
+        }
+        for name in ["ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"] {
+            shapes.push((format!("transformer.h.{layer}.{name}"), vec![d]));
+        }
+    }
+    shapes.extend(["weight", "bias"].map(|part| (format!("transformer.ln_f.{part}"), vec![d])));
+    (config, shapes)
+}
+
+fn llama(o: &Options) -> (serde_json::Value, Shapes) {
+    let (d, kv) = (o.d, o.d / o.heads * o.kv_heads);
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "num_hidden_layers": o.layers, "hidden_size": d,
+        "num_attention_heads": o.heads, "num_key_value_heads": o.kv_heads, "head_dim": d / o.heads, "intermediate_size": o.mlp,
+        "max_position_embeddings": o.context, "vocab_size": o.vocab, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "bos_token_id": 1,
+        "eos_token_id": 2, "tie_word_embeddings": true, "torch_dtype": "float32",
+    });
+    let mut shapes: Shapes = vec![("model.embed_tokens.weight".into(), vec![o.vocab, d]), ("model.norm.weight".into(), vec![d])];
+    for layer in 0..o.layers {
+        for (name, to, from) in [
+            ("self_attn.q_proj", d, d),
+            ("self_attn.k_proj", kv, d),
+            ("self_attn.v_proj", kv, d),
+            ("self_attn.o_proj", d, d),
+            ("mlp.gate_proj", o.mlp, d),
+            ("mlp.up_proj", o.mlp, d),
+            ("mlp.down_proj", d, o.mlp),
+        ] {
+            shapes.push((format!("model.layers.{layer}.{name}.weight"), vec![to, from]));
+        }
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            shapes.push((format!("model.layers.{layer}.{name}.weight"), vec![d]));
+        }
+    }
+    (config, shapes)
+}
+
+/// Times forwards stopped at a block's resid_post, wall clock and processor time.
+fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
+    let start = Instant::now();
+    let model = host::load(&o.out.to_string_lossy(), &LoadOptions::default())?;
+    println!("load {:.2} s, {} parameters", start.elapsed().as_secs_f64(), model.info().n_params);
+    let mut rng = Rng::stream(o.seed, "bench", 0);
+    let rows: Vec<Vec<u32>> = (0..b).map(|_| (0..t).map(|_| rng.below(o.vocab as u64) as u32).collect()).collect();
+    let input = Tokens::new(&rows, &candle_core::Device::Cpu)?;
+    let mut times = Vec::new();
+    for _ in 0..6 {
+        let start = Instant::now();
+        model.forward(&input, &mut Capture::new(&[HookPoint::block(layer, Site::ResidPost)]))?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times[1..].sort_by(f64::total_cmp);
+    let (best, median) = (times[1], times[3]);
+    let tokens = (b * t) as f64;
+    println!(
+        "[{b}, {t}] to block {layer}: median {median:.3} s ({:.0} tokens/s), best {best:.3} s ({:.0} tokens/s)",
+        tokens / median,
+        tokens / best
+    );
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! GPT-2: learned positions, pre-LayerNorm, tied head. Its `Conv1D` weights are stored `[in, out]`, and q, k, v in one matrix.
+//!
+//! Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
+
+use serde_json::Value;
+
+use super::config::Config;
+use super::layers::{Block, Linear, Norm};
+use super::spec::{Activation, AttentionSpec, BlockSpec, MlpSpec, Names, NormKind, NormSpec, Spec};
+use super::weights::Weights;
+use super::Family;
+use crate::error::Result;
+
+pub(super) const FAMILY: Family =
+    Family { name: "gpt2", model_types: &["gpt2"], architectures: &["GPT2LMHeadModel", "GPT2Model"], spec, block, names: NAMES };
+
+const NAMES: Names = Names {
+    prefix: "transformer.",
+    embed: "wte",
+    positions: "wpe",
+    blocks: "h",
+    attention: "attn",
+    mlp: "mlp",
+    final_norm: "ln_f",
+    final_norm_bias: true,
+    head: "lm_head.weight",
+};
+
+fn spec(config: &Config) -> Result<Spec> {
+    let d_model = config.size("n_embd")?;
+    let n_heads = config.size("n_head")?;
+    if d_model % n_heads != 0 {
+        return Err(config.wrong("n_head", format!("{n_heads} does not divide n_embd = {d_model}"), "correct the file"));
+    }
+    let d_head = d_model / n_heads;
+    let name = config.string("activation_function")?.unwrap_or_else(|| "gelu_new".into());
+    let activation = Activation::from_name(&name)
+        .ok_or_else(|| config.unsupported("activation_function", &name, format!("the supported ones are {}", Activation::NAMES)))?;
+    config.refuse_unless("add_cross_attention", &Value::from(false))?;
+    let norm = NormSpec { kind: NormKind::Layer, eps: config.positive("layer_norm_epsilon", Some(1e-5))? };
+    let scaled = config.flag("scale_attn_weights", true)?;
+    let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
+    let d_mlp = config.size_or("n_inner", Some(4 * d_model))?;
+    let blocks = (0..config.layers("n_layer")?).map(|layer| BlockSpec {
+        norm,
+        parallel: false,
+        attention: AttentionSpec {
+            n_heads,
+            n_kv_heads: n_heads,
+            d_head,
+            scale: if scaled { 1.0 / (d_head as f64).sqrt() } else { 1.0 } / if by_layer { (layer + 1) as f64 } else { 1.0 },
+            softcap: None,
+            window: None,
+            rope: None,
+            qkv_bias: true,
+            out_bias: true,
+        },
+        mlp: MlpSpec { d_mlp, activation, gated: false, bias: true },
+    });
+    let spec = Spec {
+        d_model,
+        vocab_size: config.size("vocab_size")?,
+        n_context: config.size_or("n_positions", Some(1024))?,
+        blocks: blocks.collect(),
+        final_norm: norm,
+        learned_positions: true,
+        tied: config.flag("tie_word_embeddings", true)?,
+        bos_token_id: config.token_ids("bos_token_id")?.first().copied(),
+        eos_token_ids: config.token_ids("eos_token_id")?,
+    };
+    config.refuse_the_rest("gpt2")?;
+    Ok(spec)
+}
+
+fn block(weights: &Weights, spec: &Spec, layer: usize) -> Result<Block> {
+    let (d, d_mlp) = (spec.d_model, spec.blocks[layer].mlp.d_mlp);
+    let get = |name: &str, shape: &[usize]| weights.get(NAMES.prefix, &format!("h.{layer}.{name}"), shape);
+    let norm = |name: &str| -> Result<Norm> {
+        Ok(Norm { weight: get(&format!("{name}.weight"), &[d])?, bias: Some(get(&format!("{name}.bias"), &[d])?) })
+    };
+    let linear = |name: &str, from: usize, to: usize| -> Result<Linear> {
+        Ok(Linear::new(get(&format!("{name}.weight"), &[from, to])?, Some(get(&format!("{name}.bias"), &[to])?)))
+    };
+    Ok(Block {
+        attention_norm: norm("ln_1")?,
+        qkv: linear("attn.c_attn", d, 3 * d)?,
+        attention_out: linear("attn.c_proj", d, d)?,
+        mlp_norm: norm("ln_2")?,
+        mlp_in: linear("mlp.c_fc", d, d_mlp)?,
+        mlp_out: linear("mlp.c_proj", d_mlp, d)?,
+    })
+}
