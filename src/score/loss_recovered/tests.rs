@@ -180,5 +180,21 @@ fn every_figure_is_defined() {
 }
 
 fn info() -> HostInfo {
-    HostInfo { name: "toy".into(), d_model: D }
+    HostInfo {
+        name: "toy".into(),
+        family: "llama",
+        n_layers: 1,
+        d_model: D,
+        n_heads: 1,
+        d_head: D,
+        d_mlp: D,
+        vocab_size: VOCAB,
+        n_context: 16,
+        dtype: "f32".into(),
+        n_params: 0,
+        weights_sha256: String::new(),
+        bos_token_id: None,
+        eos_token_ids: vec![],
+        unread_config: vec![],
+    }
 }
