@@ -9,6 +9,7 @@
 //! ([`Progress`]), errors are sentences with a remedy ([`enum@Error`]), and the command line is a thin shell over this API.
 
 // The foundation: used by every stage, uses none.
+pub mod artefact;
 pub mod codes;
 pub mod error;
 pub mod hook;
@@ -23,8 +24,16 @@ pub mod shard;
 // What training leaves behind.
 pub mod dictionary;
 
-// What is found out about it.
+// Learners and the loop around them.
+pub mod sae;
+pub mod train;
+
+// What reads results.
+pub mod encode;
 pub mod score;
+
+// Settings, composed.
+pub mod config;
 
 // The compute seam.
 pub mod kernels;

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Activation, Dictionary, InputTransform, Provenance};
+use crate::artefact;
 use crate::error::{Error, Result};
 use crate::kernels::Coder;
 
@@ -39,15 +39,6 @@ struct Header {
     input_scale: Option<f64>,
     weights_sha256: String,
     provenance: Provenance,
-}
-
-fn write_atomically(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = dir.join(name);
-    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
-    temp.write_all(bytes).map_err(|e| Error::io("write", &path, e))?;
-    temp.as_file().sync_all().map_err(|e| Error::io("sync", &path, e))?;
-    temp.persist(&path).map_err(|e| Error::io("rename into", &path, e.error))?;
-    Ok(())
 }
 
 impl Dictionary {
@@ -86,8 +77,8 @@ impl Dictionary {
         };
         let mut json = serde_json::to_vec_pretty(&header).expect("a header is plain data with string keys");
         json.push(b'\n');
-        write_atomically(dir, WEIGHTS, &bytes)?;
-        write_atomically(dir, JSON, &json)
+        artefact::write(dir, WEIGHTS, &bytes)?;
+        artefact::write(dir, JSON, &json)
     }
 
     /// Reads a dictionary's folder onto the CPU, checking version, shapes and the hash of the weights.

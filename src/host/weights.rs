@@ -247,7 +247,7 @@ fn damaged(path: &Path, len: usize, error: &SafeTensorError) -> Error {
         SafeTensorError::InvalidOffset(name) => format!("tensor `{name}` overlaps its neighbour or leaves a gap"),
         SafeTensorError::TensorInvalidInfo => "a tensor's shape and dtype do not match its size".into(),
         SafeTensorError::ValidationOverflow => "a tensor's size overflows".into(),
-        SafeTensorError::InvalidHeader(_) | SafeTensorError::InvalidHeaderStart | SafeTensorError::InvalidHeaderDeserialization(_) => {
+        SafeTensorError::InvalidHeader(_) | SafeTensorError::InvalidHeaderDeserialization(_) => {
             format!("its header cannot be read ({error})")
         }
         other => other.to_string(),

@@ -209,5 +209,21 @@ pub fn latent_update(coder: &Coder, moments: &Moments, grad: &SparseGrad, measur
     dispatch!(coder.w_enc.device(), latent_update(coder, moments, grad, measured, adam, unit_norm))
 }
 
+/// Replaces a tensor's elements in place (row-major, f32): a checkpoint coming back.
+///
+/// # Errors
+/// Another number of elements.
+pub fn overwrite(tensor: &Tensor, data: &[f32]) -> Result<()> {
+    if tensor.elem_count() != data.len() {
+        return Err(Error::Width {
+            what: "the data".into(),
+            expected: tensor.elem_count(),
+            got: data.len(),
+            help: "it belongs to another tensor".into(),
+        });
+    }
+    dispatch!(tensor.device(), overwrite(tensor, data))
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::decoder::{encoder_cosines, max_cosines};
+use crate::artefact;
 use crate::codes::Codes;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
@@ -139,8 +140,6 @@ impl LatentStats {
         let mut writer = ArrowWriter::try_new(temp.as_file_mut(), table.schema(), Some(properties)).map_err(failed)?;
         writer.write(&table).map_err(failed)?;
         writer.close().map_err(failed)?;
-        temp.as_file().sync_all().map_err(|e| Error::io("sync", &path, e))?;
-        temp.persist(&path).map_err(|e| Error::io("rename into", &path, e.error))?;
-        Ok(())
+        artefact::persist(temp, &path)
     }
 }

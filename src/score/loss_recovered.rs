@@ -141,7 +141,7 @@ pub fn loss_recovered_all(
         counted.add(&vec![1.0; positions.len()], &positions);
         let before = Logits::of(host.forward(&batch.tokens, &mut NoTap)?, &positions)?;
         clean.ce.add(&before.cross_entropies(&positions)?, &positions);
-        let mut run = |losses: &mut Losses, new_rows: &mut dyn FnMut(&Tensor) -> Result<Tensor>| -> Result<()> {
+        let run = |losses: &mut Losses, new_rows: &mut dyn FnMut(&Tensor) -> Result<Tensor>| -> Result<()> {
             let mut tap = Splice::new(*at, |x: &Tensor| replace(x, &unmasked, &mut *new_rows));
             let after = Logits::of(host.forward(&batch.tokens, &mut tap)?, &positions)?;
             losses.ce.add(&after.cross_entropies(&positions)?, &positions);

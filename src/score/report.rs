@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::definition;
+use crate::artefact;
 use crate::error::{Error, Result};
 
 /// File that [`ScoreReport::save`] writes.
@@ -98,16 +99,10 @@ impl ScoreReport {
     /// # Errors
     /// I/O errors.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        use std::io::Write;
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
-        let path = dir.join(SCORE_FILE);
         let mut json = serde_json::to_vec_pretty(self).expect("a report is plain data with string keys");
         json.push(b'\n');
-        let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
-        temp.write_all(&json).map_err(|e| Error::io("write", &path, e))?;
-        temp.as_file().sync_all().map_err(|e| Error::io("sync", &path, e))?;
-        temp.persist(&path).map_err(|e| Error::io("rename into", &path, e.error))?;
-        Ok(())
+        artefact::write(dir, SCORE_FILE, &json)
     }
 
     /// Reads a `score.json`.

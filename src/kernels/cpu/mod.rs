@@ -10,3 +10,4 @@ pub mod vector;
 pub use encode::{encode_threshold, encode_topk};
 pub use latent_update::{latent_update, measure};
 pub use sparse_decode::{decode_codes, sparse_decode};
+pub use storage::overwrite;

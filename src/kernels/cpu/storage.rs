@@ -35,6 +35,11 @@ pub fn with_slices_mut(tensors: &[&Tensor], f: &mut dyn FnMut(&mut [&mut [f32]])
     nest(tensors, Vec::new(), f)
 }
 
+/// See [`crate::kernels::overwrite`].
+pub fn overwrite(tensor: &Tensor, data: &[f32]) -> Result<()> {
+    with_slices_mut(&[tensor], &mut |slices| slices[0].copy_from_slice(data))
+}
+
 fn nest(rest: &[&Tensor], mut taken: Vec<&mut [f32]>, f: &mut dyn FnMut(&mut [&mut [f32]])) -> Result<()> {
     let Some((first, rest)) = rest.split_first() else {
         f(&mut taken);

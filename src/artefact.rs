@@ -1,0 +1,79 @@
+//! Output folders and files: started fresh, resumed or replaced, and never left half-written looking whole.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// What to do with an output folder that already holds something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Refuse it.
+    #[default]
+    Fresh,
+    /// Go on where it stopped.
+    Resume,
+    /// Remove what an earlier run left there, and start again.
+    Overwrite,
+}
+
+/// Is there anything in `dir`? A missing folder is empty.
+///
+/// # Errors
+/// A folder that cannot be listed, or a file in its place.
+pub fn is_empty(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(Error::io("list", dir, e)),
+    }
+}
+
+/// Writes `dir/name` through a temporary file, synced and renamed: it appears whole or not at all.
+///
+/// # Errors
+/// I/O errors, with the path.
+pub fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = dir.join(name);
+    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
+    temp.write_all(bytes).map_err(|e| Error::io("write", &path, e))?;
+    persist(temp, &path)
+}
+
+/// Syncs a temporary file and renames it to `path`, then syncs the folder so that the name survives a power cut too.
+///
+/// # Errors
+/// I/O errors, with the path.
+pub fn persist(temp: tempfile::NamedTempFile, path: &Path) -> Result<()> {
+    temp.as_file().sync_all().map_err(|e| Error::io("sync", path, e))?;
+    // Temporary files are private; artefacts are as readable as any file the user makes.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        temp.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(|e| Error::io("set the permissions of", path, e))?;
+    }
+    temp.persist(path).map_err(|e| Error::io("rename into", path, e.error))?;
+    #[cfg(unix)]
+    if let Some(dir) = path.parent() {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", dir, e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_replaces_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_empty(dir.path()).unwrap() && is_empty(&dir.path().join("missing")).unwrap());
+        write(dir.path(), "a", b"one").unwrap();
+        write(dir.path(), "a", b"two").unwrap();
+        assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"two");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(!is_empty(dir.path()).unwrap());
+    }
+}

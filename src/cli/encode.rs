@@ -1,0 +1,43 @@
+//! `lapidary encode`: a dictionary over shards, as sparse Parquet codes.
+
+use std::path::PathBuf;
+
+use lapidary::encode::{encode, EncodeReport};
+use lapidary::shard::Shards;
+use lapidary::{Dictionary, Result};
+
+use super::output::Output;
+use super::settings::{dictionary_column, OutMode, SplitChoice};
+
+/// Encode shards with a dictionary: which latents fire on each row, and how strongly.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  lapidary encode --dictionary runs/k32 --shards shards --split held-out --out codes
+  duckdb -c \"select doc_id, position, len(indices) as l0 from 'codes/codes.parquet' limit 5\"")]
+pub struct Args {
+    /// Folder of the dictionary.
+    #[arg(long, value_name = "DIR")]
+    pub dictionary: PathBuf,
+    /// Folder of shards.
+    #[arg(long, value_name = "DIR")]
+    pub shards: PathBuf,
+    /// Column of the shards [default: the one the dictionary was trained on].
+    #[arg(long, value_name = "POINT")]
+    pub hook: Option<String>,
+    /// Which rows.
+    #[arg(long, value_enum, default_value_t = SplitChoice::All)]
+    pub split: SplitChoice,
+    /// Folder for codes.parquet and codes.json.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub mode: OutMode,
+}
+
+/// Encodes.
+pub fn run(args: &Args, output: &Output) -> Result<EncodeReport> {
+    let dictionary = Dictionary::load(&args.dictionary)?;
+    let shards = Shards::open(&args.shards)?;
+    let column = dictionary_column(&dictionary, &shards, args.hook.as_deref())?;
+    encode(&dictionary, &shards, &column, args.split.split(), &args.out, args.mode.mode(), output)
+}

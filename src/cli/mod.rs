@@ -1,0 +1,81 @@
+//! The command line. clap lives here and nowhere else; a verb is a file with `Args` and `run`, which returns a report.
+
+mod config;
+mod encode;
+mod output;
+mod settings;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lapidary::Result;
+
+use output::Output;
+
+/// Sparse-autoencoder interpretability: harvest activations, train dictionaries, score and plot them.
+///
+/// Start with `lapidary demo`: the whole pipeline in minutes, offline, on the built-in host.
+#[derive(Debug, Parser)]
+#[command(name = "lapidary", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Flags that every verb takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// Print one JSON document on stdout instead of text.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub json: bool,
+    /// Threads to compute with; the results are the same bytes for any number [default: all cores].
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    pub threads: Option<usize>,
+    /// cpu, cuda or cuda:N.
+    #[arg(long, global = true, default_value = "cpu", help_heading = "Everywhere")]
+    pub device: String,
+    /// No progress, no notes; warnings and errors stay.
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Train(train::Args),
+    Encode(encode::Args),
+    Config(config::Args),
+}
+
+/// Parses, runs, prints, and returns the exit code: 0 done, 1 a stated requirement failed, 2 the request is wrong, 3 the run failed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(n) = cli.common.threads {
+        if n == 0 {
+            eprintln!("error: --threads 0 computes nothing\n  help: use 1 or more");
+            return ExitCode::from(2);
+        }
+        // rayon's global pool and candle's matrix products both read this when first used, which is after this line.
+        std::env::set_var("RAYON_NUM_THREADS", n.to_string());
+    }
+    let output = Output::new(&cli.common);
+    match run(&cli, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.clear();
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli, output: &Output) -> Result<()> {
+    let device = lapidary::kernels::device(&cli.common.device)?;
+    match &cli.verb {
+        Verb::Train(args) => output.report(&train::run(args, output)?),
+        Verb::Encode(args) => output.report(&encode::run(args, output)?),
+        Verb::Config(args) => output.report(&config::run(args)?),
+    }
+}

@@ -1,0 +1,141 @@
+//! A dictionary over shards: sparse codes as Parquet, one row per activation.
+//!
+//! `codes.parquet`: `doc_id` u64, `position` u32, `token_id` u32 (null for vectors), `split` string, `indices` list of u32,
+//! `values` list of f32 (by value descending, then index). `codes.json` says what made it. docs/codes.md is the specification.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Schema};
+use candle_core::Tensor;
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+use serde::Serialize;
+
+use crate::artefact::{self, Mode};
+use crate::codes::Codes;
+use crate::dictionary::Dictionary;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::shard::{Batch, Shards, Split};
+
+/// Version of `codes.parquet`'s layout.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What an encoding came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct EncodeReport {
+    /// The folder.
+    pub out: PathBuf,
+    /// Rows encoded.
+    pub rows: u64,
+    /// Mean active latents per row.
+    pub l0: f64,
+    /// Wall clock.
+    pub seconds: f64,
+}
+
+impl fmt::Display for EncodeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} rows, mean L0 {:.2}, {:.1} s ({:.0} rows/s)\n{}",
+            self.rows,
+            self.l0,
+            self.seconds,
+            self.rows as f64 / self.seconds.max(1e-9),
+            self.out.join("codes.parquet").display()
+        )
+    }
+}
+
+fn schema() -> Arc<Schema> {
+    let list = |item: DataType| DataType::List(Arc::new(Field::new("item", item, false)));
+    Arc::new(Schema::new(vec![
+        Field::new("doc_id", DataType::UInt64, false),
+        Field::new("position", DataType::UInt32, false),
+        Field::new("token_id", DataType::UInt32, true),
+        Field::new("split", DataType::Utf8, false),
+        Field::new("indices", list(DataType::UInt32), false),
+        Field::new("values", list(DataType::Float32), false),
+    ]))
+}
+
+fn record(batch: &Batch, codes: &Codes, split: &str) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    let offsets = OffsetBuffer::new(ScalarBuffer::from(codes.indptr.iter().map(|&p| p as i32).collect::<Vec<_>>()));
+    let list = |item: DataType, values: ArrayRef| {
+        Arc::new(ListArray::new(Arc::new(Field::new("item", item, false)), offsets.clone(), values, None)) as ArrayRef
+    };
+    let token_id = if batch.token_id.is_empty() { UInt32Array::new_null(batch.n) } else { UInt32Array::from(batch.token_id.clone()) };
+    RecordBatch::try_new(
+        schema(),
+        vec![
+            Arc::new(UInt64Array::from(batch.doc_id.clone())),
+            Arc::new(UInt32Array::from(batch.position.clone())),
+            Arc::new(token_id),
+            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(split, batch.n))),
+            list(DataType::UInt32, Arc::new(UInt32Array::from(codes.indices.clone()))),
+            list(DataType::Float32, Arc::new(Float32Array::from(codes.values.clone()))),
+        ],
+    )
+}
+
+/// Encodes the rows of `column`, in file order; `split` `None` means all rows, train first.
+///
+/// # Errors
+/// Another width, damaged shards, a folder in use, a full disk.
+pub fn encode(
+    dictionary: &Dictionary,
+    shards: &Shards,
+    column: &str,
+    split: Option<Split>,
+    out: &Path,
+    mode: Mode,
+    progress: &dyn Progress,
+) -> Result<EncodeReport> {
+    if mode != Mode::Overwrite && !artefact::is_empty(out)? {
+        return Err(Error::OutputNotEmpty { path: out.to_path_buf() });
+    }
+    fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+    let started = std::time::Instant::now();
+    let path = out.join("codes.parquet");
+    let bad = |e: &dyn fmt::Display| Error::format("codes file", &path, e.to_string(), "check the disk, then encode again");
+    let temp = tempfile::NamedTempFile::new_in(out).map_err(|e| Error::io("create a file in", out, e))?;
+    let properties = WriterProperties::builder()
+        .set_created_by(format!("lapidary {}", env!("CARGO_PKG_VERSION")))
+        .set_compression(parquet::basic::Compression::SNAPPY)
+        .set_max_row_group_row_count(Some(65_536))
+        .build();
+    let mut writer = ArrowWriter::try_new(temp, schema(), Some(properties)).map_err(|e| bad(&e))?;
+    progress.begin("encode", Some(shards.rows(split)), "rows");
+    let (mut rows, mut active) = (0u64, 0u64);
+    let splits = split.map_or(vec![Split::Train, Split::HeldOut], |s| vec![s]);
+    for split in splits {
+        for batch in shards.scan(column, Some(split))? {
+            let mut batch = batch?;
+            let x = Tensor::from_vec(std::mem::take(&mut batch.x), (batch.n, dictionary.d_in()), dictionary.device())?;
+            let codes = dictionary.encode(&x)?;
+            writer.write(&record(&batch, &codes, split.name()).map_err(|e| bad(&e))?).map_err(|e| bad(&e))?;
+            rows += batch.n as u64;
+            active += codes.indices.len() as u64;
+            progress.advance(batch.n as u64);
+            if progress.is_cancelled() {
+                return Err(Error::Interrupted { doing: "encoding" });
+            }
+        }
+    }
+    progress.end();
+    artefact::persist(writer.into_inner().map_err(|e| bad(&e))?, &path)?;
+    let info = serde_json::json!({
+        "kind": "lapidary-codes", "version": FORMAT_VERSION, "rows": rows, "active": active, "d_sae": dictionary.d_sae(),
+        "column": column, "split": split.map_or("all", Split::name), "dictionary": dictionary.provenance,
+    });
+    let mut json = serde_json::to_vec_pretty(&info).expect("plain JSON");
+    json.push(b'\n');
+    artefact::write(out, "codes.json", &json)?;
+    Ok(EncodeReport { out: out.to_path_buf(), rows, l0: active as f64 / rows.max(1) as f64, seconds: started.elapsed().as_secs_f64() })
+}

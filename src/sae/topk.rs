@@ -1,0 +1,175 @@
+//! TopK SAE (Gao et al., "Scaling and evaluating sparse autoencoders", arXiv 2406.04093).
+//!
+//! ```text
+//! a    = (x - b_dec) W_enc^T + b_enc          [n, d_sae]
+//! z    = the k largest positive a of each row
+//! xhat = z W_dec + b_dec
+//! L    = sum |x - xhat|^2 / (n d_in) + AuxK
+//! ```
+//!
+//! Decoder rows stay on the unit sphere. Becomes `Activation::TopK` at inference.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::aux_k::{aux_term, sum_sq};
+use super::{init, AuxKConfig, Learner, Silence, Step};
+use crate::dictionary::{Activation, Dictionary, Provenance};
+use crate::error::{Error, Result};
+use crate::kernels::{encode_topk, sparse_decode, Coder, Columns, SparseGrad, Term};
+
+/// The `[sae]` table for `arch = "topk"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TopKConfig {
+    /// Number of latents; 0 stands for 16 times the input's width.
+    pub d_sae: usize,
+    /// Active latents per row.
+    pub k: usize,
+    /// The auxiliary loss that revives dead latents.
+    pub aux_k: AuxKConfig,
+}
+
+impl Default for TopKConfig {
+    fn default() -> Self {
+        Self { d_sae: 0, k: 32, aux_k: AuxKConfig::default() }
+    }
+}
+
+impl TopKConfig {
+    pub(super) fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
+        let d_sae = if self.d_sae == 0 { 16 * d_in } else { self.d_sae };
+        if self.k == 0 || self.k > d_sae {
+            return Err(Error::config(
+                "sae.k",
+                format!("{} of {d_sae} latents cannot be active", self.k),
+                format!("choose k between 1 and {d_sae}, or a larger sae.d_sae"),
+            ));
+        }
+        if !(self.aux_k.coef.is_finite() && self.aux_k.coef >= 0.0) {
+            return Err(Error::config(
+                "sae.aux_k.coef",
+                format!("{} is no weight", self.aux_k.coef),
+                "0 turns AuxK off, 0.03125 is the default",
+            ));
+        }
+        Ok(Self { d_sae, k: self.k, aux_k: self.aux_k.resolve(d_in, n_tokens) })
+    }
+}
+
+/// A TopK SAE in training.
+#[derive(Debug)]
+pub struct TopK {
+    config: TopKConfig,
+    coder: Coder,
+    silence: Silence,
+}
+
+impl TopK {
+    /// Tied start from `rows` (see `init`).
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn new(config: TopKConfig, rows: &Tensor, seed: u64) -> Result<Self> {
+        let coder = init::tied_topk(config.d_sae, config.k, rows, seed)?;
+        let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
+        Ok(Self { config, coder, silence })
+    }
+}
+
+impl Learner for TopK {
+    fn coder(&self) -> &Coder {
+        &self.coder
+    }
+
+    fn step(&mut self, x: &Tensor) -> Result<Step> {
+        let (n, d) = x.dims2()?;
+        let d_sae = self.config.d_sae;
+        let xc = x.broadcast_sub(&self.coder.b_dec)?;
+        let selection = encode_topk(&xc, &self.coder.w_enc, &self.coder.b_enc, self.config.k, None)?;
+        let error = (sparse_decode(&selection, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
+        let sq_error = sum_sq(&error)?;
+        let per_element = 1.0 / (n as f64 * d as f64);
+        let columns = Columns::new(&selection, d_sae, None)?;
+
+        let aux = aux_term(&self.config.aux_k, &self.silence, &self.coder, &xc, &error.neg()?)?;
+        self.silence.count(&columns, n as u64);
+
+        let n_active = columns.rows.len() as u64;
+        let grad = (error * (2.0 * per_element))?;
+        let b_dec = grad.sum(0)?;
+        let mut loss = sq_error * per_element;
+        let mut terms = vec![Term { columns, grad }];
+        let mut aux_loss = None;
+        if let Some((value, term)) = aux {
+            loss += value;
+            aux_loss = Some(value);
+            terms.push(term);
+        }
+        Ok(Step { loss, sq_error, n_active, aux_loss, grad: SparseGrad { x: xc, terms, b_dec, centred: true } })
+    }
+
+    fn silence(&self) -> &Silence {
+        &self.silence
+    }
+
+    fn silence_mut(&mut self) -> &mut Silence {
+        &mut self.silence
+    }
+
+    fn finish(&self, scale: f64) -> Result<Dictionary> {
+        // With u = scale * x: a(u) / scale = (x - b_dec / scale) W_enc^T + b_enc / scale, and top-k does not mind a positive factor.
+        let c = &self.coder;
+        let coder = Coder { w_enc: c.w_enc.copy()?, b_enc: (&c.b_enc / scale)?, w_dec: c.w_dec.copy()?, b_dec: (&c.b_dec / scale)? };
+        Dictionary::new(coder, Activation::TopK { k: self.config.k }, true, Provenance { made_by: "topk".into(), ..Default::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use candle_core::Device;
+
+    fn rows(n: usize, d: usize) -> Tensor {
+        let mut rng = Rng::stream(1, "test", 0);
+        Tensor::from_vec((0..n * d).map(|_| rng.normal() as f32).collect::<Vec<_>>(), (n, d), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn finish_folds_the_scale_away() {
+        let x = rows(50, 8);
+        let config = TopKConfig { d_sae: 40, k: 3, ..Default::default() }.resolve(8, 1000).unwrap();
+        let learner = TopK::new(config, &x, 0).unwrap();
+        let scale = 3.5;
+        let raw = (&x / scale).unwrap();
+        let (codes, xhat) = learner.finish(scale).unwrap().reconstruct(&raw).unwrap();
+        let (want_codes, want) = learner.finish(1.0).unwrap().reconstruct(&x).unwrap();
+        assert_eq!(codes.indices, want_codes.indices);
+        let diff =
+            ((xhat * scale).unwrap() - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(diff < 1e-5, "{diff}");
+    }
+
+    #[test]
+    fn dead_latents_join_through_aux_k_only() {
+        let x = rows(64, 8);
+        let config = TopKConfig { d_sae: 40, k: 2, aux_k: AuxKConfig { coef: 0.1, k: 4, dead_after_tokens: 1000 } };
+        let mut learner = TopK::new(config, &x, 0).unwrap();
+        assert!(learner.step(&x).unwrap().aux_loss.is_none(), "nothing is dead at the start");
+        // Latent 7 is pushed out of every selection, and counts as dead from now on.
+        let mut b = vec![0f32; 40];
+        b[7] = -1e3;
+        learner.coder.b_enc = Tensor::from_vec(b, 40, &Device::Cpu).unwrap();
+        learner.silence.tokens[7] = 1000;
+        let step = learner.step(&x).unwrap();
+        assert!(step.grad.terms[0].columns.count(7) == 0);
+        assert!(step.grad.terms.get(1).is_none_or(|t| (0..40).all(|j| j == 7 || t.columns.count(j) == 0)));
+        // Revived: with its bias back it may predict the residual, still as the only one.
+        learner.coder.b_enc = Tensor::zeros(40, candle_core::DType::F32, &Device::Cpu).unwrap();
+        learner.silence.tokens = vec![0; 40];
+        learner.silence.tokens[7] = 1000;
+        let step = learner.step(&x).unwrap();
+        assert!(step.grad.terms[1].columns.count(7) > 0 && step.aux_loss.unwrap() > 0.0);
+    }
+}

@@ -1,0 +1,359 @@
+//! The loop: one pass over the rows, every member of the sweep learning from each batch.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, Float64Array, StringArray, UInt64Array};
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+
+use super::checkpoint::{self, Loaded, MemberState, State};
+use super::log::{self, LogFile, LogRecord, Window};
+use super::source::normalised;
+use super::{Optimizer, RowSource, Schedule, TrainConfig};
+use crate::artefact;
+pub use crate::artefact::Mode;
+use crate::dictionary::Provenance;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::sae::{self, Learner, SaeConfig};
+
+/// One dictionary to be: its folder, its settings, resolved.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// For legends and folders.
+    pub name: String,
+    /// Where its artefact goes.
+    pub dir: PathBuf,
+    /// The learner's settings.
+    pub sae: SaeConfig,
+    /// The loop's settings; `batch`, `n_tokens` and `data_seed` are shared by a sweep.
+    pub train: TrainConfig,
+    /// The resolved run file, saved as `config.toml`.
+    pub config_toml: String,
+    /// Hook, host and shards, copied into the dictionary.
+    pub provenance: Provenance,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainReport {
+    /// The dictionaries.
+    pub members: Vec<TrainedMember>,
+    /// Optimiser steps of each.
+    pub steps: u64,
+    /// Rows seen by each.
+    pub tokens: u64,
+    /// Wall clock of this process's share of the run.
+    pub seconds: f64,
+    /// Rows per second of that share, all members together counting once.
+    pub tokens_per_s: f64,
+    /// Was everything there already?
+    pub was_complete: bool,
+}
+
+/// One trained dictionary.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainedMember {
+    /// Its name.
+    pub name: String,
+    /// Its folder.
+    pub dictionary: PathBuf,
+    /// Number of latents.
+    pub d_sae: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Its seed.
+    pub seed: u64,
+    /// The log's last line.
+    pub last: LogRecord,
+}
+
+impl fmt::Display for TrainReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.was_complete {
+            writeln!(f, "already complete; nothing was done")?;
+        } else {
+            writeln!(f, "{} steps, {} tokens, {:.1} s ({:.0} tokens/s)", self.steps, self.tokens, self.seconds, self.tokens_per_s)?;
+        }
+        let wide = self.members.iter().map(|m| m.name.len()).max().unwrap_or(0).max(10);
+        writeln!(f, "{:<wide$}  {:>7}  {:>8}  {:>9}  {:>7}  {:>6}  folder", "dictionary", "d_sae", "lr", "train FVU", "L0", "dead")?;
+        for m in &self.members {
+            writeln!(
+                f,
+                "{:<wide$}  {:>7}  {:>8.2e}  {:>9.4}  {:>7.2}  {:>6}  {}",
+                m.name,
+                m.d_sae,
+                m.lr,
+                m.last.fvu,
+                m.last.l0,
+                m.last.dead,
+                m.dictionary.display()
+            )?;
+        }
+        if let Some(m) = self.members.first() {
+            write!(f, "train FVU: mean over the last log window; dead: silent for {} tokens", m.last.dead_after_tokens)?;
+        }
+        Ok(())
+    }
+}
+
+/// A member while it learns.
+struct Running {
+    member: Member,
+    learner: Box<dyn Learner>,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    log: LogFile,
+    window: Window,
+}
+
+/// Trains all members from one pass over `source`. `scale` normalises the rows (see [`super::scale_for`]); `root` holds the checkpoint.
+///
+/// # Errors
+/// Impossible sweeps, damaged data, divergence (named by step; nothing of the bad step is applied), interruption.
+pub fn train(
+    members: Vec<Member>,
+    source: &mut dyn RowSource,
+    scale: f64,
+    root: &Path,
+    mode: Mode,
+    progress: &dyn Progress,
+) -> Result<TrainReport> {
+    let shared = shared_settings(&members)?;
+    prepare(&members, root, mode)?;
+    if mode == Mode::Resume && members.iter().all(|m| m.dir.join("dictionary.json").is_file()) && !checkpoint::exists(root) {
+        return complete_report(&members, &shared);
+    }
+    let started = Instant::now();
+    let d_in = source.width();
+    let rows = initial_rows(source, &shared, d_in, scale)?;
+    let resumed = if mode == Mode::Resume && checkpoint::exists(root) { Some(Loaded::read(root)?) } else { None };
+    let mut running = Vec::with_capacity(members.len());
+    for (i, member) in members.into_iter().enumerate() {
+        let mut learner = sae::build(&member.sae, &rows, member.train.seed)?;
+        let mut optimizer = Optimizer::new(&member.train, learner.coder())?;
+        let (mut window, mut log_len) = (Window::default(), 0);
+        if let Some(loaded) = &resumed {
+            let state = loaded.state.members.get(i).filter(|s| s.name == member.name).ok_or_else(|| {
+                Error::request(format!("the checkpoint has no member `{}`", member.name), "resume with the sweep that was started")
+            })?;
+            loaded.restore(&member.name, learner.as_mut(), &mut optimizer)?;
+            (window, log_len) = (state.window.clone(), state.log_len);
+        }
+        artefact::write(&member.dir, "config.toml", member.config_toml.as_bytes())?;
+        let log = LogFile::open(&member.dir, log_len)?;
+        running.push(Running { schedule: Schedule::new(&member.train), member, learner, optimizer, log, window });
+    }
+    drop(rows);
+    let first_step = resumed.as_ref().map_or(0, |r| r.state.step);
+    match &resumed {
+        Some(loaded) => source.seek(&loaded.state.cursor)?,
+        None => source.seek(&Default::default())?,
+    }
+    drop(resumed);
+
+    let (n_steps, batch) = (shared.n_steps(), shared.batch as u64);
+    progress.begin("train", Some(n_steps * batch), "tokens");
+    progress.advance(first_step * batch);
+    let mut last_save = Instant::now();
+    for step in first_step + 1..=n_steps {
+        let (x, spread) = normalised(source.next_rows(shared.batch)?, d_in, scale)?;
+        for r in &mut running {
+            learn(r, &x, spread, step, step * batch, source.epoch())?;
+        }
+        progress.advance(batch);
+        if step % 16 == 0 {
+            progress.status(&format!("fvu {:.4}", running[0].window.fvu()));
+        }
+        let stop = progress.is_cancelled();
+        if step < n_steps && (stop || last_save.elapsed().as_secs_f64() >= shared.checkpoint_seconds) {
+            save(root, step, source, &running)?;
+            last_save = Instant::now();
+        }
+        if stop && step < n_steps {
+            return Err(Error::Interrupted { doing: "training" });
+        }
+    }
+    progress.end();
+    let seconds = started.elapsed().as_secs_f64();
+    for r in &running {
+        finish(r, scale, n_steps, seconds)?;
+    }
+    checkpoint::remove(root)?;
+    let tokens = n_steps * batch;
+    let here = (n_steps - first_step) * batch;
+    Ok(TrainReport {
+        members: running.iter().map(|r| trained(&r.member)).collect::<Result<_>>()?,
+        steps: n_steps,
+        tokens,
+        seconds,
+        tokens_per_s: here as f64 / seconds,
+        was_complete: false,
+    })
+}
+
+/// One member's step: loss, then the update, then the log.
+fn learn(r: &mut Running, x: &Tensor, spread: f64, step: u64, tokens: u64, epoch: u64) -> Result<()> {
+    let lr = r.schedule.lr(step);
+    let made = r.learner.step(x)?;
+    if !made.loss.is_finite() {
+        return Err(Error::Diverged { step, loss: made.loss, lr });
+    }
+    let norm = r.optimizer.apply(r.learner.coder(), &made.grad, lr, r.learner.unit_norm())?;
+    if !norm.is_finite() {
+        return Err(Error::Diverged { step, loss: norm, lr });
+    }
+    r.window.add(x.dim(0)? as u64, &made, spread, norm);
+    if step % r.member.train.log_every_steps == 0 || step == r.member.train.n_steps() {
+        let record = r.window.take(step, tokens, epoch, lr, r.learner.silence());
+        r.log.write(&record)?;
+    }
+    Ok(())
+}
+
+fn save(root: &Path, step: u64, source: &dyn RowSource, running: &[Running]) -> Result<()> {
+    let members = running
+        .iter()
+        .map(|r| {
+            r.log.sync()?;
+            Ok(MemberState { name: r.member.name.clone(), log_len: r.log.len, window: r.window.clone() })
+        })
+        .collect::<Result<_>>()?;
+    let state = State::new(step, source.cursor(), members);
+    checkpoint::save(root, &state, running.iter().map(|r| (r.member.name.as_str(), r.learner.as_ref(), &r.optimizer)))
+}
+
+/// Everything of a member but `dictionary.json` first: that file says that the rest is whole.
+fn finish(r: &Running, scale: f64, steps: u64, seconds: f64) -> Result<()> {
+    let dir = &r.member.dir;
+    log::to_parquet(dir)?;
+    let tokens = steps * r.member.train.batch as u64;
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("stage", Arc::new(StringArray::from(vec!["train"])), false),
+        ("tokens", Arc::new(UInt64Array::from(vec![tokens])), false),
+        ("seconds", Arc::new(Float64Array::from(vec![seconds])), false),
+        ("tokens_per_s", Arc::new(Float64Array::from(vec![tokens as f64 / seconds])), false),
+    ];
+    log::write_table(&dir.join("timing.parquet"), columns.into_iter())?;
+    let mut dictionary = r.learner.finish(scale)?;
+    let silence = r.learner.silence();
+    dictionary.provenance = Provenance {
+        made_by: dictionary.provenance.made_by.clone(),
+        lapidary: env!("CARGO_PKG_VERSION").into(),
+        config: serde_json::json!({ "sae": r.member.sae, "train": r.member.train }),
+        notes: serde_json::json!({
+            "tokens": tokens, "steps": steps, "scale": scale,
+            "dead": silence.n_dead(), "dead_after_tokens": silence.dead_after_tokens,
+        }),
+        ..r.member.provenance.clone()
+    };
+    dictionary.save(dir)
+}
+
+fn trained(member: &Member) -> Result<TrainedMember> {
+    let last = log::read(&member.dir)?
+        .pop()
+        .ok_or_else(|| Error::format("training log", member.dir.join("log.jsonl"), "it is empty", "train again with --overwrite"))?;
+    Ok(TrainedMember {
+        name: member.name.clone(),
+        dictionary: member.dir.clone(),
+        d_sae: member.sae.d_sae(),
+        lr: member.train.lr,
+        seed: member.train.seed,
+        last,
+    })
+}
+
+fn complete_report(members: &[Member], shared: &TrainConfig) -> Result<TrainReport> {
+    Ok(TrainReport {
+        members: members.iter().map(trained).collect::<Result<_>>()?,
+        steps: shared.n_steps(),
+        tokens: shared.n_steps() * shared.batch as u64,
+        seconds: 0.0,
+        tokens_per_s: 0.0,
+        was_complete: true,
+    })
+}
+
+/// The settings that one pass over the rows forces on all members.
+fn shared_settings(members: &[Member]) -> Result<TrainConfig> {
+    let first = members.first().ok_or_else(|| Error::request("there is nothing to train", "give at least one k, width and seed"))?;
+    for m in members {
+        let (a, b) = (&first.train, &m.train);
+        if (a.batch, a.n_tokens, a.data_seed, a.init_rows) != (b.batch, b.n_tokens, b.data_seed, b.init_rows) {
+            return Err(Error::request(
+                format!("`{}` and `{}` do not share batch, n_tokens, data_seed and init_rows", first.name, m.name),
+                "one pass over the shards trains members that see the same batches; run them apart",
+            ));
+        }
+    }
+    let mut names: Vec<&str> = members.iter().map(|m| m.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|p| p[0] == p[1]) {
+        return Err(Error::request(format!("two members of the sweep are called `{}`", pair[0]), "give each value of the sweep once"));
+    }
+    Ok(first.train.clone())
+}
+
+/// Makes the folders, or refuses them.
+fn prepare(members: &[Member], root: &Path, mode: Mode) -> Result<()> {
+    match mode {
+        Mode::Fresh if !artefact::is_empty(root)? => return Err(Error::OutputNotEmpty { path: root.to_path_buf() }),
+        Mode::Fresh => {}
+        Mode::Overwrite => {
+            checkpoint::remove(root)?;
+            for member in members {
+                for name in [
+                    "dictionary.json",
+                    "dictionary.safetensors",
+                    "config.toml",
+                    "log.jsonl",
+                    "log.parquet",
+                    "timing.parquet",
+                    "score.json",
+                    "latents.parquet",
+                ] {
+                    let path = member.dir.join(name);
+                    match fs::remove_file(&path) {
+                        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", path, e)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Mode::Resume => {
+            for member in members {
+                let path = member.dir.join("config.toml");
+                let Ok(found) = fs::read_to_string(&path) else { continue };
+                if found != member.config_toml {
+                    let differing = found.lines().zip(member.config_toml.lines()).find(|(a, b)| a != b);
+                    let (was, now) = differing.unwrap_or(("(its length)", "(another length)"));
+                    return Err(Error::request(
+                        format!("{} was started with `{was}`, this command says `{now}`", path.display()),
+                        "resume with the settings that started the run, or choose another --out",
+                    ));
+                }
+            }
+        }
+    }
+    for dir in members.iter().map(|m| m.dir.as_path()).chain([root]) {
+        fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    }
+    Ok(())
+}
+
+/// The first rows of the stream, normalised, for initialisation; the stream is rewound by the caller's seek.
+fn initial_rows(source: &mut dyn RowSource, config: &TrainConfig, d_in: usize, scale: f64) -> Result<Tensor> {
+    source.seek(&Default::default())?;
+    let (mut left, mut parts) = (config.init_rows.min(config.n_tokens as usize).max(1), Vec::new());
+    while left > 0 {
+        let n = left.min(4096);
+        parts.push(normalised(source.next_rows(n)?, d_in, scale)?.0);
+        left -= n;
+    }
+    Ok(Tensor::cat(&parts, 0)?.to_device(&Device::Cpu)?)
+}

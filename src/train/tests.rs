@@ -1,0 +1,216 @@
+//! The loop learns a planted dictionary, and a run that was cut anywhere ends in the same bytes.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::dictionary::{Dictionary, Provenance};
+use crate::kernels::dot;
+use crate::progress::Silent;
+use crate::rng::Rng;
+use crate::sae::{SaeConfig, TopKConfig};
+use crate::shard::{Batch, Cursor};
+use crate::Progress;
+
+const D: usize = 16;
+const ATOMS: usize = 24;
+
+/// Rows that are sparse non-negative combinations of unit atoms: the truth is known.
+struct Planted {
+    atoms: Vec<Vec<f32>>,
+    at: u64,
+}
+
+impl Planted {
+    fn new() -> Self {
+        let atoms = (0..ATOMS)
+            .map(|j| {
+                let mut rng = Rng::stream(11, "atoms", j as u64);
+                let v: Vec<f32> = (0..D).map(|_| rng.normal() as f32).collect();
+                let norm = dot(&v, &v).sqrt();
+                v.into_iter().map(|x| x / norm).collect()
+            })
+            .collect();
+        Self { atoms, at: 0 }
+    }
+}
+
+impl RowSource for Planted {
+    fn width(&self) -> usize {
+        D
+    }
+
+    fn next_rows(&mut self, n: usize) -> Result<Batch> {
+        let mut x = vec![0f32; n * D];
+        for row in x.chunks_exact_mut(D) {
+            let mut rng = Rng::stream(12, "rows", self.at);
+            self.at += 1;
+            for _ in 0..2 {
+                let atom = &self.atoms[rng.below(ATOMS as u64) as usize];
+                let size = 1.0 + rng.uniform() as f32;
+                row.iter_mut().zip(atom).for_each(|(r, a)| *r += size * a);
+            }
+        }
+        Ok(Batch { n, x, ..Default::default() })
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor { offset: self.at, ..Default::default() }
+    }
+
+    fn seek(&mut self, cursor: &Cursor) -> Result<()> {
+        self.at = cursor.offset;
+        Ok(())
+    }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+}
+
+fn member(root: &Path, k: usize, seed: u64, n_tokens: u64, checkpoint_seconds: f64) -> Member {
+    let sae = SaeConfig::TopK(TopKConfig { d_sae: 32, k, ..Default::default() }).resolve(D, n_tokens).unwrap();
+    let config = TrainConfig {
+        n_tokens,
+        batch: 128,
+        lr: 3e-3,
+        seed,
+        data_seed: Some(0),
+        init_rows: 512,
+        checkpoint_seconds,
+        log_every_steps: 7,
+        ..Default::default()
+    };
+    let train = config.resolve(32, 1).unwrap();
+    let name = format!("k{k}-s{seed}");
+    Member { dir: root.join(&name), name, sae, train, config_toml: format!("k = {k}\n"), provenance: Provenance::default() }
+}
+
+/// Mean over true atoms of the best |cosine| with a learned one.
+fn recovery(d: &Dictionary, truth: &[Vec<f32>]) -> f32 {
+    let rows = d.coder.w_dec.to_vec2::<f32>().unwrap();
+    truth.iter().map(|t| rows.iter().map(|r| dot(r, t).abs()).fold(0.0, f32::max)).sum::<f32>() / truth.len() as f32
+}
+
+#[test]
+fn a_planted_dictionary_is_learned() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut source = Planted::new();
+    let before = {
+        let m = member(dir.path(), 2, 0, 1280, 1e9);
+        let x = candle_core::Tensor::from_vec(source.next_rows(512).unwrap().x, (512, D), &candle_core::Device::Cpu).unwrap();
+        recovery(&crate::sae::build(&m.sae, &x, 0).unwrap().finish(1.0).unwrap(), &source.atoms)
+    };
+    let report = train(vec![member(dir.path(), 2, 0, 300_000, 1e9)], &mut source, 1.0, dir.path(), Mode::Fresh, &Silent).unwrap();
+    let found = recovery(&Dictionary::load(&report.members[0].dictionary).unwrap(), &source.atoms);
+    assert!(found > 0.95 && found > before + 0.2, "{before} -> {found}, {:?}", report.members[0].last);
+    assert!(report.members[0].last.fvu < 0.1);
+    assert!(report.members[0].last.l0 <= 2.0);
+    assert!(train(vec![member(dir.path(), 2, 0, 1280, 1e9)], &mut source, 1.0, dir.path(), Mode::Fresh, &Silent).is_err(), "folder in use");
+}
+
+/// Cancels after so many batches.
+struct StopAfter(AtomicU64);
+
+impl Progress for StopAfter {
+    fn is_cancelled(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::Relaxed) <= 1
+    }
+}
+
+fn bytes_of(root: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for member in ["k2-s0", "k3-s1"] {
+        for file in ["dictionary.json", "dictionary.safetensors", "config.toml", "log.jsonl", "log.parquet"] {
+            all.push((format!("{member}/{file}"), std::fs::read(root.join(member).join(file)).unwrap()));
+        }
+    }
+    all
+}
+
+#[test]
+fn an_interrupted_sweep_ends_in_the_same_bytes() {
+    let sweep = |root: &Path, seconds| vec![member(root, 2, 0, 6000, seconds), member(root, 3, 1, 6000, seconds)];
+    let whole = tempfile::tempdir().unwrap();
+    train(sweep(whole.path(), 1e9), &mut Planted::new(), 1.5, whole.path(), Mode::Fresh, &Silent).unwrap();
+    let want = bytes_of(whole.path());
+
+    let cut = tempfile::tempdir().unwrap();
+    let mut mode = Mode::Fresh;
+    let mut stops = 0;
+    loop {
+        // Checkpoints after every step (0 seconds), interruptions every few.
+        match train(sweep(cut.path(), 0.0), &mut Planted::new(), 1.5, cut.path(), mode, &StopAfter(AtomicU64::new(5))) {
+            Ok(_) => break,
+            Err(Error::Interrupted { .. }) => stops += 1,
+            Err(e) => panic!("{e}"),
+        }
+        mode = Mode::Resume;
+    }
+    assert!(stops > 5);
+    for ((name, a), (_, b)) in want.iter().zip(bytes_of(cut.path())) {
+        // The checkpoint interval is part of the resolved configuration, which dictionary.json carries.
+        if name.ends_with("dictionary.json") {
+            let strip = |bytes: &[u8]| {
+                String::from_utf8(bytes.to_vec()).unwrap().lines().filter(|l| !l.contains("checkpoint_seconds")).collect::<String>()
+            };
+            assert_eq!(strip(a), strip(&b));
+        } else {
+            assert!(*a == b, "{name} differs");
+        }
+    }
+    // Complete: resuming does nothing.
+    assert!(train(sweep(cut.path(), 0.0), &mut Planted::new(), 1.5, cut.path(), Mode::Resume, &Silent).unwrap().was_complete);
+}
+
+#[test]
+fn bad_rows_and_divergence_stop_the_run() {
+    struct Bad(Planted);
+    impl RowSource for Bad {
+        fn width(&self) -> usize {
+            D
+        }
+        fn next_rows(&mut self, n: usize) -> Result<Batch> {
+            let mut batch = self.0.next_rows(n)?;
+            if self.0.at > 2000 {
+                batch.x[5 * D + 3] = f32::NAN;
+            }
+            batch.doc_id = (0..n as u64).collect();
+            batch.position = vec![9; n];
+            Ok(batch)
+        }
+        fn cursor(&self) -> Cursor {
+            self.0.cursor()
+        }
+        fn seek(&mut self, cursor: &Cursor) -> Result<()> {
+            self.0.seek(cursor)
+        }
+        fn epoch(&self) -> u64 {
+            0
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let error =
+        train(vec![member(dir.path(), 2, 0, 6000, 1e9)], &mut Bad(Planted::new()), 1.0, dir.path(), Mode::Fresh, &Silent).unwrap_err();
+    assert!(error.to_string().contains("document 5, position 9"), "{error}");
+    assert!(!dir.path().join("k2-s0/dictionary.json").exists());
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut m = member(dir.path(), 2, 0, 20_000, 1e9);
+    m.train.lr = 1e30;
+    m.train.warmup_fraction = 0.0;
+    let error = train(vec![m], &mut Planted::new(), 1.0, dir.path(), Mode::Fresh, &Silent).unwrap_err();
+    assert!(error.to_string().contains("at step") && error.exit_code() == 3, "{error}");
+}
+
+#[test]
+fn impossible_settings_name_their_key() {
+    let refused = |c: TrainConfig| c.resolve(64, 1000).unwrap_err().to_string();
+    assert!(refused(TrainConfig { batch: 0, ..Default::default() }).contains("train.batch"));
+    assert!(refused(TrainConfig { warmup_fraction: 0.9, decay_fraction: 0.3, ..Default::default() }).contains("together at most 1"));
+    assert!(refused(TrainConfig { lr: f64::NAN, ..Default::default() }).contains("train.lr"));
+    let c = TrainConfig::default().resolve(16384, 1000).unwrap();
+    assert_eq!((c.lr, c.n_tokens, c.n_steps()), (2e-4, 1000, 1));
+    let error = SaeConfig::TopK(TopKConfig { d_sae: 8, k: 9, ..Default::default() }).resolve(4, 10).unwrap_err();
+    assert!(error.to_string().contains("choose k between 1 and 8"), "{error}");
+}
