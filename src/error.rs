@@ -117,6 +117,12 @@ pub enum Error {
         /// What was interrupted.
         doing: &'static str,
     },
+    /// Ctrl-C during work that writes nothing until it is done.
+    #[error("interrupted {doing}; nothing was written\n  help: run the same command again")]
+    Cancelled {
+        /// What was interrupted.
+        doing: &'static str,
+    },
     /// An I/O error, with its path.
     #[error("cannot {doing} {path}: {source}", path = path.display())]
     Io {
