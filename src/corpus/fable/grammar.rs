@@ -71,7 +71,7 @@ pub(super) struct Teller {
 const NAMED: f64 = 0.7;
 
 /// Probability that the ending begins after so many sentences of the middle.
-const STOP: [f64; 5] = [0.05, 0.2, 0.35, 0.6, 1.0];
+const STOP: [f64; 5] = [0.03, 0.12, 0.25, 0.45, 1.0];
 
 impl Teller {
     /// Tells the whole story.

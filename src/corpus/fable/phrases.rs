@@ -231,7 +231,7 @@ impl Teller {
         self.w.pick(&even(&verbs, 1.0).collect::<Vec<_>>());
         self.w.say("any");
         let noun = self.described(true);
-        self.after_object(noun, "or", "either", After { stop: 0.4, place: 0.2, afterthought: 0.15 }, None);
+        self.after_object(noun, "or", "either", After { stop: 0.4, place: 0.2, afterthought: 0.15 }, true, None);
     }
 
     /// An object and what may follow it. `who`: the subject, in narration.
@@ -247,10 +247,10 @@ impl Teller {
             let noun = self.cast[1 - who].form();
             self.w.say_id(noun);
             self.mark_object(noun);
-            return self.after_object(noun, "and", "too", After { stop: 0.5, place: 0.2, afterthought: 0.1 }, Some((who, false)));
+            return self.after_object(noun, "and", "too", After { stop: 0.5, place: 0.2, afterthought: 0.1 }, false, Some(who));
         }
         let noun = self.described(word == some);
-        self.after_object(noun, "and", "too", After { stop: 0.4, place: 0.2, afterthought: 0.15 }, who.map(|who| (who, word == some)));
+        self.after_object(noun, "and", "too", After { stop: 0.4, place: 0.2, afterthought: 0.15 }, word == some, who);
     }
 
     /// `[red] pears`: a noun, perhaps with a colour or a size.
@@ -271,22 +271,22 @@ impl Teller {
     }
 
     /// After an object: a stop, a second noun (`join`), a place, an afterthought, or a tail about the subject.
-    /// `subject`: who it is and whether the object is one that a second noun can join; none inside quotations and negations.
-    fn after_object(&mut self, noun: u32, join: &str, afterthought: &str, after: After, subject: Option<(usize, bool)>) {
+    /// `joins`: a second noun may come. `who`: the subject, in narration; a tail may come.
+    fn after_object(&mut self, noun: u32, join: &str, afterthought: &str, after: After, joins: bool, who: Option<usize>) {
         let lexicon = self.w.lexicon;
         let [stop, comma, place, join_id] = [".", ",", "in", join].map(|word| lexicon.id(word));
-        let joins = subject.is_none_or(|(_, several)| several);
-        let left = 1.0 - after.stop - after.place - after.afterthought;
-        let options = [(stop, after.stop), (place, after.place), (comma, after.afterthought), (join_id, left)];
+        let mut options = vec![(stop, after.stop), (place, after.place), (comma, after.afterthought)];
+        if joins || who.is_some() {
+            options.push((join_id, 1.0 - after.stop - after.place - after.afterthought));
+        }
         let mut word = self.w.pick(&options);
         if word == join_id {
             let others: Vec<_> = lexicon.items.iter().map(|n| n.many).filter(|&n| n != noun).collect();
-            let mut options = Vec::new();
+            let be = who.map(|who| self.be_form(who));
+            let mut options: Vec<_> = be.map(|be| (be, 0.4)).into_iter().collect();
             if joins {
                 options.extend(even(&others, 0.6));
             }
-            let be = subject.map(|(who, _)| self.be_form(who));
-            options.extend(be.map(|be| (be, 0.4)));
             let next = self.w.pick(&options);
             if Some(next) == be {
                 self.feeling_due();

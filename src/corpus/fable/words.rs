@@ -72,7 +72,7 @@ const ITEMS: &[(&str, &str, &str)] = &[
 
 /// Places: path, words (only ever one of each).
 const PLACES: &[(&str, &str)] =
-    &[("place/nature", "forest river hill garden field beach"), ("place/building", "barn mill school castle tower market")];
+    &[("place/nature", "forest river valley garden field meadow"), ("place/building", "barn mill school castle tower market")];
 
 /// Verbs: kind, past, present of one, base (also the present of several).
 const VERBS: &[(&str, &str, &str, &str)] = &[
