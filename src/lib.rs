@@ -18,6 +18,7 @@ pub mod rng;
 // The stages, in pipeline order.
 pub mod corpus;
 pub mod host;
+pub mod score;
 pub mod shard;
 
 pub use codes::Codes;
