@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What a host reads.
+
+pub mod fable;
