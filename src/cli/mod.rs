@@ -1,6 +1,7 @@
 //! The command line. clap lives here and nowhere else; a verb is a file with `Args` and `run`, which returns a report.
 
 mod config;
+mod demo;
 mod encode;
 mod harvest;
 mod ingest;
@@ -9,6 +10,7 @@ mod output;
 mod plot;
 mod score;
 mod settings;
+mod splice;
 mod train;
 
 use std::process::ExitCode;
@@ -49,6 +51,7 @@ pub struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Demo(demo::Args),
     Harvest(harvest::Args),
     Ingest(ingest::Args),
     Train(train::Args),
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli, output: &Output) -> Result<()> {
     let device = lapidary::kernels::device(&cli.common.device)?;
     match &cli.verb {
+        Verb::Demo(args) => output.report(&demo::run(args, &device, output)?),
         Verb::Harvest(args) => output.report(&harvest::run(args, &device, output)?),
         Verb::Ingest(args) => output.report(&ingest::run(args, output)?),
         Verb::Train(args) => output.report(&train::run(args, output)?),
