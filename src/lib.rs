@@ -31,6 +31,7 @@ pub mod train;
 
 // What reads results.
 pub mod encode;
+pub mod plot;
 pub mod score;
 
 // Settings, composed.

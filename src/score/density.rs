@@ -45,8 +45,7 @@ impl Metric for Density {
         let d_sae = latents.len();
         let mut fires = latents.fires.clone();
         fires.sort_unstable();
-        let quantile =
-            |q: f64| fires.get(nearest_rank(q, d_sae as u64) as usize).map_or(f64::NAN, |&f| f as f64 / latents.rows as f64);
+        let quantile = |q: f64| fires.get(nearest_rank(q, d_sae as u64) as usize).map_or(f64::NAN, |&f| f as f64 / latents.rows as f64);
         let count = |which: &dyn Fn(usize) -> bool| (0..d_sae).filter(|&j| which(j)).count() as f64;
         let alive = count(&|j| !latents.is_dead(j));
         vec![

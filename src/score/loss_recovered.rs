@@ -150,7 +150,9 @@ pub fn loss_recovered_all(
         };
         run(&mut zero, &mut |rows| Ok(rows.zeros_like()?))?;
         if let Some(mean) = mean {
-            run(&mut mean_ablated, &mut |rows| Ok(Tensor::from_slice(mean, width, rows.device())?.broadcast_as(rows.shape())?.contiguous()?))?;
+            run(&mut mean_ablated, &mut |rows| {
+                Ok(Tensor::from_slice(mean, width, rows.device())?.broadcast_as(rows.shape())?.contiguous()?)
+            })?;
         }
         for (dictionary, losses) in dictionaries.iter().zip(&mut spliced) {
             run(losses, &mut |rows| Ok(dictionary.reconstruct(&rows.to_device(dictionary.device())?)?.1.to_device(rows.device())?))?;

@@ -68,8 +68,7 @@ pub struct Kind {
 }
 
 /// Every family that needs only rows; adding one is a file and a line here.
-pub const ALL: &[Kind] =
-    &[fvu::KIND, error::KIND, direction::KIND, sparsity::KIND, density::KIND, decoder::KIND, legacy::KIND];
+pub const ALL: &[Kind] = &[fvu::KIND, error::KIND, direction::KIND, sparsity::KIND, density::KIND, decoder::KIND, legacy::KIND];
 
 /// The definition of an id, of [`ALL`] or of [`loss_recovered`].
 pub fn definition(id: &str) -> Option<&'static Definition> {
@@ -243,7 +242,13 @@ impl<'a> Job<'a> {
         let rows = Tensor::from_slice(x, (x.len() / d, d), self.dictionary.device())?;
         let (codes, x_hat) = self.dictionary.reconstruct(&rows)?;
         let x_hat: Vec<f32> = x_hat.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
-        check_finite(&x_hat, d, "the reconstruction", "the dictionary's weights are too large for these activations: train it again", place)?;
+        check_finite(
+            &x_hat,
+            d,
+            "the reconstruction",
+            "the dictionary's weights are too large for these activations: train it again",
+            place,
+        )?;
         let block = Block::new(x, &x_hat, d, &codes, moments, is_full);
         for metric in &mut self.metrics {
             metric.update(&block);

@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn figures() {
-        for (value, text) in [(1234.567, "1234.6"), (0.000_012_345_6, "1.2346e-5"), (-0.5, "-0.50000"), (3e7, "30000000"), (f64::NAN, "undefined")]
+        for (value, text) in
+            [(1234.567, "1234.6"), (0.000_012_345_6, "1.2346e-5"), (-0.5, "-0.50000"), (3e7, "30000000"), (f64::NAN, "undefined")]
         {
             assert_eq!(figure(value), text);
         }

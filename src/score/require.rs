@@ -179,7 +179,10 @@ mod tests {
     #[test]
     fn every_failure_is_named() {
         let all: Vec<Requirement> = ["fvu<0.2", "l0<=16", "l0<4"].iter().map(|t| t.parse().unwrap()).collect();
-        assert_eq!(Requirement::check_all(&all, &metrics()).unwrap_err().to_string(), "requirement not met: fvu < 0.2, found 0.25000; l0 < 4, found 16");
+        assert_eq!(
+            Requirement::check_all(&all, &metrics()).unwrap_err().to_string(),
+            "requirement not met: fvu < 0.2, found 0.25000; l0 < 4, found 16"
+        );
         let absent = Requirement::parse("ce_loss_score>0.9").unwrap().check(&metrics()).unwrap_err();
         assert_eq!(absent.exit_code(), 2, "{absent}");
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub use log::{LogRecord, LOG_COLUMNS};
+pub use log::{read as read_log, LogRecord, LOG_COLUMNS};
 pub use normalize::scale_for;
 pub use optim::Optimizer;
 pub use run::{train, Member, Mode, TrainReport, TrainedMember};

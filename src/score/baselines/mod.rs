@@ -148,12 +148,8 @@ impl Sample {
             b_dec: Tensor::from_slice(&self.mean, self.d, &device)?,
         };
         let notes = json!({ "k": k, "atoms": n_atoms, "train_rows": self.n, "seed": config.seed });
-        let provenance = Provenance {
-            made_by: format!("baseline {name}"),
-            lapidary: env!("CARGO_PKG_VERSION").into(),
-            notes,
-            ..Provenance::default()
-        };
+        let provenance =
+            Provenance { made_by: format!("baseline {name}"), lapidary: env!("CARGO_PKG_VERSION").into(), notes, ..Provenance::default() };
         let mut dictionary = Dictionary::new(coder, Activation::TopK { k }, true, provenance)?;
         if name != "pca" {
             let gain = self.gain(&dictionary)?;

@@ -128,8 +128,7 @@ fn figures_equal_a_computation_by_hand() {
     let mut spliced = vec![clean[0].clone()];
     spliced.extend(dictionary.reconstruct(&x).unwrap().1.to_vec2::<f32>().unwrap());
     let log_probs = |x: &[Vec<f32>], p: usize| -> Vec<f64> {
-        let seen: Vec<f64> =
-            (0..D).map(|c| f64::from(x[p][c]) + x[..=p].iter().map(|row| f64::from(row[c]) / 4.0).sum::<f64>()).collect();
+        let seen: Vec<f64> = (0..D).map(|c| f64::from(x[p][c]) + x[..=p].iter().map(|row| f64::from(row[c]) / 4.0).sum::<f64>()).collect();
         let logits: Vec<f64> = (0..VOCAB).map(|v| (0..D).map(|c| seen[c] * f64::from(head[c][v])).sum()).collect();
         let z = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
         logits.iter().map(|l| l - z).collect()

@@ -1,0 +1,85 @@
+//! Charts of results: they read what other stages wrote, and never run anything.
+//!
+//! A chart is a file that turns [`Run`]s into a [`Figure`]; [`ALL`] lists them. One renderer draws figures to SVG and PNG, without system
+//! fonts, the same bytes each time. Not for: interactive pages (`dashboard`).
+
+mod collect;
+mod density;
+mod figure;
+mod fonts;
+mod frontier;
+mod render;
+mod training;
+
+use std::path::{Path, PathBuf};
+
+pub use collect::{collect, Densities, Run};
+pub use figure::{Axis, Dash, Entry, Figure, Mark, Panel, Scale, Series, Style};
+pub use render::draw;
+
+use crate::error::{Error, Result};
+
+/// A kind of picture.
+pub trait Chart: Sync {
+    /// Name in `--chart` and of the files.
+    fn id(&self) -> &'static str;
+
+    /// What it shows, for help.
+    fn title(&self) -> &'static str;
+
+    /// The picture; `None` when no run has what it needs.
+    fn figure(&self, runs: &[Run]) -> Option<Figure>;
+}
+
+/// Every chart; adding one is a file and a line here.
+pub const ALL: &[&dyn Chart] = &[&training::Training, &density::Density, &frontier::Frontier];
+
+/// The chart of an id.
+///
+/// # Errors
+/// An unknown id; the message lists those that exist.
+pub fn chart(id: &str) -> Result<&'static dyn Chart> {
+    ALL.iter().copied().find(|c| c.id() == id).ok_or_else(|| {
+        let known: Vec<&str> = ALL.iter().map(|c| c.id()).collect();
+        Error::request(format!("no chart `{id}`"), format!("the charts are {}", known.join(", ")))
+    })
+}
+
+/// Draws charts as `out/<id>.svg` and `out/<id>.png` and returns the paths. `ids` empty = all that the runs have data for.
+///
+/// # Errors
+/// An unknown id; runs without the data of a chart that was asked for, or of any; I/O errors.
+pub fn draw_all(runs: &[Run], ids: &[String], out: &Path) -> Result<Vec<PathBuf>> {
+    let asked: Vec<&dyn Chart> = if ids.is_empty() { ALL.to_vec() } else { ids.iter().map(|id| chart(id)).collect::<Result<_>>()? };
+    let mut figures = Vec::new();
+    for chart in asked {
+        match chart.figure(runs) {
+            Some(figure) => figures.push((chart.id(), figure)),
+            None if ids.is_empty() => {}
+            None => {
+                return Err(Error::request(
+                    format!("{} runs, and none has what the chart `{}` shows ({})", runs.len(), chart.id(), chart.title()),
+                    "train or score them first, or point to the folder that holds the runs",
+                ))
+            }
+        }
+    }
+    if figures.is_empty() {
+        return Err(Error::request(
+            "there is nothing to draw: no log.jsonl, score.json or latents.parquet was found",
+            "point to the folder of a training run, of a score, or of a sweep",
+        ));
+    }
+    let mut written = Vec::new();
+    for (id, figure) in &figures {
+        for extension in ["svg", "png"] {
+            let path = out.join(format!("{id}.{extension}"));
+            draw(figure, &path)?;
+            written.push(path);
+        }
+    }
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,352 @@
+//! Draws a [`Figure`] with plotters, to SVG and PNG by the same code. Everything is laid out in logical pixels and drawn at twice that:
+//! PNG for sharp screens, SVG with its size set back (coordinates are whole numbers there, so twice as many are twice as fine).
+//!
+//! Deterministic: no date, no system font, no random id.
+
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::drawing::DrawingArea;
+use plotters::element::{Circle, PathElement, Polygon, Rectangle, Text};
+use plotters::prelude::{BitMapBackend, DrawingBackend, IntoDrawingArea, SVGBackend};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{Color, FontDesc, FontFamily, FontStyle, FontTransform, RGBColor, ShapeStyle, TextStyle, WHITE};
+
+use super::figure::{Axis, Dash, Entry, Figure, Mark, Panel, Series, Style};
+use super::fonts;
+use crate::artefact;
+use crate::error::{Error, Result};
+
+/// Pixels drawn per logical pixel.
+const SCALE: f64 = 2.0;
+const TITLE: f64 = 19.0;
+const SUBTITLE: f64 = 14.0;
+const LABEL: f64 = 15.0;
+const TICK: f64 = 14.0;
+const LEGEND: f64 = 14.0;
+/// Height of a line of the legend.
+const LEGEND_LINE: f64 = 21.0;
+/// The legend takes at most this share of the width.
+const LEGEND_SHARE: f64 = 0.36;
+const MARGIN: f64 = 16.0;
+
+const INK: RGBColor = RGBColor(40, 40, 40);
+const GRID: RGBColor = RGBColor(226, 226, 226);
+const FRAME: RGBColor = RGBColor(150, 150, 150);
+
+/// Draws into `path`; `.svg` and `.png` are known.
+///
+/// # Errors
+/// Another extension; I/O errors.
+pub fn draw(figure: &Figure, path: &Path) -> Result<()> {
+    fonts::register()?;
+    let size = ((f64::from(figure.size.0) * SCALE) as u32, (f64::from(figure.size.1) * SCALE) as u32);
+    let failed = |problem: String| Error::io("draw", path, std::io::Error::other(problem));
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("svg") => {
+            let mut text = String::new();
+            paint(figure, SVGBackend::with_string(&mut text, size).into_drawing_area()).map_err(failed)?;
+            let drawn = format!("<svg width=\"{}\" height=\"{}\"", size.0, size.1);
+            let shown = format!("<svg width=\"{}\" height=\"{}\"", figure.size.0, figure.size.1);
+            let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| failed("its name is not Unicode".into()))?;
+            artefact::write(dir, name, text.replacen(&drawn, &shown, 1).as_bytes())
+        }
+        Some("png") => {
+            // plotters chooses the encoder by the extension and writes to a path.
+            let temp = tempfile::Builder::new().suffix(".png").tempfile_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
+            paint(figure, BitMapBackend::new(temp.path(), size).into_drawing_area()).map_err(failed)?;
+            artefact::persist(temp, path)
+        }
+        _ => Err(Error::request(format!("{} is neither SVG nor PNG", path.display()), "name the file .svg or .png")),
+    }
+}
+
+fn paint<B: DrawingBackend>(figure: &Figure, area: DrawingArea<B, Shift>) -> Result<(), String> {
+    let canvas = Canvas { area };
+    canvas.paint(figure).map_err(|e| e.to_string())?;
+    canvas.area.present().map_err(|e| e.to_string())
+}
+
+/// A rectangle in logical pixels.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    left: f64,
+    top: f64,
+    right: f64,
+    bottom: f64,
+}
+
+impl Frame {
+    fn at(&self, x: &Axis, y: &Axis, p: (f64, f64)) -> (f64, f64) {
+        (self.left + x.place(p.0) * (self.right - self.left), self.bottom - y.place(p.1) * (self.bottom - self.top))
+    }
+
+    /// A point held inside (a little outside, so that an edge stays hidden); not finite when `p` is not.
+    fn clamp(&self, p: (f64, f64)) -> (f64, f64) {
+        if p.0.is_finite() && p.1.is_finite() {
+            (p.0.clamp(self.left, self.right), p.1.clamp(self.top, self.bottom))
+        } else {
+            (f64::NAN, f64::NAN)
+        }
+    }
+}
+
+struct Canvas<B: DrawingBackend> {
+    area: DrawingArea<B, Shift>,
+}
+
+type Drawn<B> = std::result::Result<(), plotters::drawing::DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
+fn px(p: (f64, f64)) -> (i32, i32) {
+    ((p.0 * SCALE).round() as i32, (p.1 * SCALE).round() as i32)
+}
+
+fn font(size: f64, style: FontStyle) -> FontDesc<'static> {
+    // The SVG backend divides by 1.24 to turn plotters' size into an em; the bitmap backend does the like. Undone here, so that
+    // a size is an em.
+    FontDesc::new(FontFamily::Name(fonts::FAMILY), size * SCALE * 1.24, style)
+}
+
+/// Width of a text in logical pixels.
+fn width(text: &str, size: f64, style: FontStyle) -> f64 {
+    font(size, style).box_size(text).map_or(0.0, |(w, _)| f64::from(w) / SCALE)
+}
+
+/// `text`, with its middle left out where it is wider than `room`.
+fn fit(text: &str, size: f64, room: f64) -> String {
+    if width(text, size, FontStyle::Normal) <= room {
+        return text.to_string();
+    }
+    let letters: Vec<char> = text.chars().collect();
+    for kept in (2..letters.len()).rev() {
+        let (head, tail) = (kept.div_ceil(2), kept / 2);
+        let short: String = letters[..head].iter().chain(&['…']).chain(&letters[letters.len() - tail..]).collect();
+        if width(&short, size, FontStyle::Normal) <= room {
+            return short;
+        }
+    }
+    "…".into()
+}
+
+fn rgb((r, g, b): (u8, u8, u8)) -> RGBColor {
+    RGBColor(r, g, b)
+}
+
+fn stroke(colour: RGBColor, width: f64) -> ShapeStyle {
+    colour.stroke_width(((width * SCALE).round() as u32).max(1))
+}
+
+impl<B: DrawingBackend> Canvas<B> {
+    fn paint(&self, figure: &Figure) -> Drawn<B> {
+        self.area.fill(&WHITE)?;
+        let (w, h) = (f64::from(figure.size.0), f64::from(figure.size.1));
+        self.text(&fit(&figure.title, TITLE * 1.08, w - 2.0 * MARGIN), (MARGIN, 12.0), TITLE, FontStyle::Bold, HPos::Left, VPos::Top)?;
+        let mut top = 12.0 + TITLE + 8.0;
+        if !figure.subtitle.is_empty() {
+            self.text(
+                &fit(&figure.subtitle, SUBTITLE, w - 2.0 * MARGIN),
+                (MARGIN, top),
+                SUBTITLE,
+                FontStyle::Normal,
+                HPos::Left,
+                VPos::Top,
+            )?;
+            top += SUBTITLE + 8.0;
+        }
+        top += 8.0;
+        let mut right = w - MARGIN;
+        if !figure.legend.is_empty() {
+            let widest = figure.legend.iter().map(|e| width(&e.label, LEGEND, FontStyle::Normal)).fold(0.0, f64::max);
+            let room = (widest + 44.0).min(LEGEND_SHARE * w);
+            right -= room + 14.0;
+            self.legend(&figure.legend, right + 14.0, top, room, h - MARGIN)?;
+        }
+        let labels = figure.panels.iter().flat_map(|p| p.y.ticks()).map(|(_, label)| width(&label, TICK, FontStyle::Normal));
+        let left = MARGIN + LABEL + 14.0 + labels.fold(20.0, f64::max);
+        // Panels share one x axis: only the last one labels it.
+        let gap = 16.0;
+        let foot = MARGIN + LABEL + 10.0 + TICK + 8.0;
+        let height = (h - top - foot - gap * (figure.panels.len() as f64 - 1.0)) / figure.panels.len() as f64;
+        for (i, panel) in figure.panels.iter().enumerate() {
+            let top = top + i as f64 * (height + gap);
+            self.panel(panel, Frame { left, top, right, bottom: top + height }, i + 1 == figure.panels.len())?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // a text has that many properties
+    fn text(&self, text: &str, at: (f64, f64), size: f64, style: FontStyle, h: HPos, v: VPos) -> Drawn<B> {
+        let style = TextStyle::from(font(size, style)).color(&INK).pos(Pos::new(h, v));
+        self.area.draw(&Text::new(text.to_string(), px(at), style))
+    }
+
+    fn panel(&self, panel: &Panel, frame: Frame, is_last: bool) -> Drawn<B> {
+        let (x, y) = (&panel.x, &panel.y);
+        for (value, label) in y.ticks() {
+            let (_, at) = frame.at(x, y, (x.range.0, value));
+            self.path(&[(frame.left, at), (frame.right, at)], stroke(GRID, 1.0))?;
+            self.text(&label, (frame.left - 7.0, at), TICK, FontStyle::Normal, HPos::Right, VPos::Center)?;
+        }
+        let mut free = f64::NEG_INFINITY;
+        for (value, label) in x.ticks() {
+            let (at, _) = frame.at(x, y, (value, y.range.0));
+            self.path(&[(at, frame.top), (at, frame.bottom)], stroke(GRID, 1.0))?;
+            let half = 0.5 * width(&label, TICK, FontStyle::Normal);
+            // A label that would touch the one before it is left out.
+            if is_last && at - half > free {
+                free = at + half + 8.0;
+                self.text(&label, (at, frame.bottom + 7.0), TICK, FontStyle::Normal, HPos::Center, VPos::Top)?;
+            }
+        }
+        for (value, label) in &panel.guides {
+            let (at, _) = frame.at(x, y, (*value, y.range.0));
+            if at > frame.left && at < frame.right {
+                self.dashed(&[(at, frame.top), (at, frame.bottom)], stroke(FRAME, 1.5), Dash::Dashed)?;
+                let is_right = at + 6.0 + width(label, TICK, FontStyle::Normal) < frame.right;
+                let (anchor, side) = if is_right { (HPos::Left, at + 6.0) } else { (HPos::Right, at - 6.0) };
+                self.text(label, (side, frame.top + 6.0), TICK, FontStyle::Normal, anchor, VPos::Top)?;
+            }
+        }
+        for series in &panel.series {
+            self.series(series, x, y, &frame)?;
+        }
+        let corners = [(frame.left, frame.top), (frame.right, frame.top), (frame.right, frame.bottom), (frame.left, frame.bottom)];
+        self.path(&[corners[0], corners[1], corners[2], corners[3], corners[0]], stroke(FRAME, 1.0))?;
+        if is_last {
+            let middle = 0.5 * (frame.left + frame.right);
+            self.text(&x.label, (middle, frame.bottom + 7.0 + TICK + 8.0), LABEL, FontStyle::Normal, HPos::Center, VPos::Top)?;
+        }
+        let style = TextStyle::from(font(LABEL, FontStyle::Normal).transform(FontTransform::Rotate270)).color(&INK);
+        let style = style.pos(Pos::new(HPos::Center, VPos::Top));
+        self.area.draw(&Text::new(y.label.clone(), px((MARGIN - 6.0, 0.5 * (frame.top + frame.bottom))), style))
+    }
+
+    fn series(&self, series: &Series, x: &Axis, y: &Axis, frame: &Frame) -> Drawn<B> {
+        let colour = rgb(series.colour);
+        match series.style {
+            Style::Line(dash, width) => {
+                let points: Vec<(f64, f64)> = series.points.iter().map(|&p| frame.clamp(frame.at(x, y, p))).collect();
+                for run in points.split(|p| p.0.is_nan()).filter(|run| run.len() > 1) {
+                    self.dashed(run, stroke(colour, width), dash)?;
+                }
+            }
+            Style::Points(mark, radius) => {
+                for &p in &series.points {
+                    let (px, py) = frame.at(x, y, p);
+                    let inside = px >= frame.left - 0.5 && px <= frame.right + 0.5 && py >= frame.top - 0.5 && py <= frame.bottom + 0.5;
+                    if inside {
+                        self.mark(mark, (px, py), radius, colour)?;
+                    }
+                }
+            }
+            Style::Steps(dash) => {
+                let mut outline: Vec<(f64, f64)> = Vec::with_capacity(2 * series.points.len());
+                for pair in series.points.windows(2) {
+                    outline.push((pair[0].0, pair[0].1));
+                    outline.push((pair[1].0, pair[0].1));
+                }
+                if let (Some(&(first, _)), Some(&(last, _))) = (outline.first(), outline.last()) {
+                    outline.insert(0, (first, y.range.0));
+                    outline.push((last, y.range.0));
+                    let outline: Vec<(f64, f64)> = outline.into_iter().map(|p| frame.clamp(frame.at(x, y, p))).collect();
+                    self.area.draw(&Polygon::new(outline.iter().map(|&p| px(p)).collect::<Vec<_>>(), colour.mix(0.10)))?;
+                    self.dashed(&outline, stroke(colour, 2.0), dash)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, points: &[(f64, f64)], style: ShapeStyle) -> Drawn<B> {
+        self.area.draw(&PathElement::new(points.iter().map(|&p| px(p)).collect::<Vec<_>>(), style))
+    }
+
+    /// A path cut into dashes along its length.
+    fn dashed(&self, points: &[(f64, f64)], style: ShapeStyle, dash: Dash) -> Drawn<B> {
+        let (on, off) = match dash {
+            Dash::Solid => return self.path(points, style),
+            Dash::Dashed => (8.0, 5.0),
+            Dash::Dotted => (2.0, 4.0),
+        };
+        let (mut is_on, mut left) = (true, on);
+        let mut piece = vec![points[0]];
+        for pair in points.windows(2) {
+            let (mut from, to) = (pair[0], pair[1]);
+            loop {
+                let rest = (to.0 - from.0).hypot(to.1 - from.1);
+                if rest <= left {
+                    left -= rest;
+                    if is_on {
+                        piece.push(to);
+                    }
+                    break;
+                }
+                let share = left / rest;
+                from = (from.0 + share * (to.0 - from.0), from.1 + share * (to.1 - from.1));
+                if is_on {
+                    piece.push(from);
+                    self.path(&piece, style)?;
+                    piece.clear();
+                } else {
+                    piece = vec![from];
+                }
+                is_on = !is_on;
+                left = if is_on { on } else { off };
+            }
+        }
+        if is_on && piece.len() > 1 {
+            self.path(&piece, style)?;
+        }
+        Ok(())
+    }
+
+    fn mark(&self, mark: Mark, (x, y): (f64, f64), r: f64, colour: RGBColor) -> Drawn<B> {
+        let polygon = |corners: &[(f64, f64)]| {
+            let corners: Vec<(i32, i32)> = corners.iter().map(|c| px((x + r * c.0, y + r * c.1))).collect();
+            self.area.draw(&Polygon::new(corners, colour.filled()))
+        };
+        match mark {
+            Mark::Disc => self.area.draw(&Circle::new(px((x, y)), (r * SCALE).round() as i32, colour.filled())),
+            Mark::Square => {
+                self.area.draw(&Rectangle::new([px((x - 0.9 * r, y - 0.9 * r)), px((x + 0.9 * r, y + 0.9 * r))], colour.filled()))
+            }
+            Mark::Triangle => polygon(&[(0.0, -1.15), (1.05, 0.8), (-1.05, 0.8)]),
+            Mark::Diamond => polygon(&[(0.0, -1.25), (1.1, 0.0), (0.0, 1.25), (-1.1, 0.0)]),
+            Mark::Cross => {
+                self.path(&[(x - r, y - r), (x + r, y + r)], stroke(colour, 2.2))?;
+                self.path(&[(x - r, y + r), (x + r, y - r)], stroke(colour, 2.2))
+            }
+        }
+    }
+
+    fn legend(&self, entries: &[Entry], left: f64, top: f64, room: f64, bottom: f64) -> Drawn<B> {
+        let lines = ((bottom - top) / LEGEND_LINE).floor() as usize;
+        let shown = if entries.len() > lines { lines.saturating_sub(1) } else { entries.len() };
+        for (i, entry) in entries[..shown].iter().enumerate() {
+            let y = top + (i as f64 + 0.5) * LEGEND_LINE;
+            let Some(style) = entry.style else {
+                self.text(&fit(&entry.label, LEGEND, room), (left, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
+                continue;
+            };
+            let colour = rgb(entry.colour);
+            match style {
+                Style::Line(dash, width) => self.dashed(&[(left, y), (left + 28.0, y)], stroke(colour, width.max(2.0)), dash)?,
+                Style::Points(mark, radius) => self.mark(mark, (left + 14.0, y), radius, colour)?,
+                Style::Steps(dash) => {
+                    let (a, b) = (px((left + 2.0, y - 6.0)), px((left + 26.0, y + 6.0)));
+                    self.area.draw(&Rectangle::new([a, b], colour.mix(0.18).filled()))?;
+                    self.dashed(&[(left + 2.0, y - 6.0), (left + 26.0, y - 6.0)], stroke(colour, 2.0), dash)?;
+                }
+            }
+            self.text(&fit(&entry.label, LEGEND, room - 36.0), (left + 36.0, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
+        }
+        if shown < entries.len() {
+            let y = top + (shown as f64 + 0.5) * LEGEND_LINE;
+            let more = format!("and {} more", entries.len() - shown);
+            self.text(&more, (left + 36.0, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
+        }
+        Ok(())
+    }
+}
