@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::corpus::CorpusConfig;
 use crate::error::{Error, Result};
+use crate::harvest::HarvestConfig;
 use crate::sae::SaeConfig;
 use crate::train::TrainConfig;
 
@@ -14,8 +16,12 @@ use crate::train::TrainConfig;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
+    /// What the host reads.
+    pub corpus: CorpusConfig,
     /// Which host.
     pub host: HostConfig,
+    /// Corpus and host to shards.
+    pub harvest: HarvestConfig,
     /// Which shards a later stage reads.
     pub shards: ShardsConfig,
     /// Which learner.

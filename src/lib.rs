@@ -19,8 +19,10 @@ pub mod rng;
 // The stages, in pipeline order.
 pub mod corpus;
 pub mod host;
-pub mod score;
 pub mod shard;
+
+// Where models meet disk.
+pub mod harvest;
 
 // What training leaves behind.
 pub mod dictionary;

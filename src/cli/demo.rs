@@ -66,7 +66,11 @@ pub struct Scored {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nReconstruction of {HOOK}, held-out rows ({} of them); baselines at the same L0", self.scores.first().map_or(0, |s| s.report.rows))?;
+        writeln!(
+            f,
+            "\nReconstruction of {HOOK}, held-out rows ({} of them); baselines at the same L0",
+            self.scores.first().map_or(0, |s| s.report.rows)
+        )?;
         writeln!(f, "{:<22} {:>7} {:>8} {:>8} {:>8} {:>13} {:>10}", "", "L0", "FVU", "cosine", "dead", "CE recovered", "KL recov.")?;
         for scored in &self.scores {
             row(f, &scored.name, &scored.report.metrics)?;
@@ -103,7 +107,13 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
         None => fresh("runs/demo")?,
     };
     let info = host::load("fable", &LoadOptions { dtype: None, device: device.clone() })?.info().clone();
-    output.note(&format!("host `fable`: {} blocks, d_model {}, {} parameters; everything goes to {}", info.n_layers, info.d_model, info.n_params, out.display()));
+    output.note(&format!(
+        "host `fable`: {} blocks, d_model {}, {} parameters; everything goes to {}",
+        info.n_layers,
+        info.d_model,
+        info.n_params,
+        out.display()
+    ));
 
     let shards = out.join("shards");
     harvested("fable", &[HOOK, EMBED, MLP], 400_000, &shards, device, output)?;
@@ -122,7 +132,16 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
         scores.push(scored(&member.dictionary, &member.name, &shards, device, output)?);
     }
     let dictionary = sweep.join(format!("k{K}-d{D_SAE}-s{}", args.seed));
-    let sources = concepts::Sources { shards: &shards, hook: HOOK, mlp: MLP, embed: EMBED, dictionary: &dictionary, on_embed: &embed, random_shards: &random, on_random: &on_random };
+    let sources = concepts::Sources {
+        shards: &shards,
+        hook: HOOK,
+        mlp: MLP,
+        embed: EMBED,
+        dictionary: &dictionary,
+        on_embed: &embed,
+        random_shards: &random,
+        on_random: &on_random,
+    };
     let concepts = concepts::recover(&sources, output)?;
     concepts.save(&out)?;
     plot::run(&plot::Args { from: sweep, chart: Vec::new(), out: out.join("plots"), mode: OutMode::default() }, output)?;
@@ -142,14 +161,25 @@ fn fresh(stem: &str) -> Result<PathBuf> {
 
 fn harvested(model: &str, hooks: &[&str], n_tokens: u64, out: &Path, device: &Device, output: &Output) -> Result<()> {
     let flags: String = hooks.iter().map(|h| format!(" --hook {h}")).collect();
-    output.note(&format!("\n$ lapidary harvest --model {model} --corpus fable{flags} --n-tokens {n_tokens} --context 128 --held-out 0.2 --out {}", out.display()));
+    output.note(&format!(
+        "\n$ lapidary harvest --model {model} --corpus fable{flags} --n-tokens {n_tokens} --context 128 --held-out 0.2 --out {}",
+        out.display()
+    ));
     let args = harvest::Args::for_demo(model, "fable", hooks, n_tokens, 128, 0.2, out);
     let report = harvest::run(&args, device, output)?;
     output.note(&report.to_string());
     Ok(())
 }
 
-fn trained(shards: &Path, hook: &str, ks: &[usize], n_tokens: u64, seed: u64, out: &Path, output: &Output) -> Result<Vec<lapidary::train::TrainedMember>> {
+fn trained(
+    shards: &Path,
+    hook: &str,
+    ks: &[usize],
+    n_tokens: u64,
+    seed: u64,
+    out: &Path,
+    output: &Output,
+) -> Result<Vec<lapidary::train::TrainedMember>> {
     let k = ks.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
     output.note(&format!(
         "\n$ lapidary train --shards {} --hook {hook} --d-sae {D_SAE} --k {k} --n-tokens {n_tokens} --batch 1024 --lr 2e-3 --out {}",

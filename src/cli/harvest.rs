@@ -132,7 +132,10 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<HarvestRepor
         return Err(Error::request("no host was named", "pass --model DIR, or --model fable for the built-in host"));
     }
     if config.corpus.source.is_empty() {
-        return Err(Error::request("no corpus was named", "pass --corpus PATH (text or token ids), or --corpus fable for the built-in language"));
+        return Err(Error::request(
+            "no corpus was named",
+            "pass --corpus PATH (text or token ids), or --corpus fable for the built-in language",
+        ));
     }
     if config.corpus.source == "fable" && config.harvest.n_tokens.is_none() {
         return Err(Error::request("the built-in language never ends", "say how many rows to write with --n-tokens"));

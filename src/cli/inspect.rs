@@ -99,15 +99,25 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host { host, hook_points } => {
-                writeln!(f, "host `{}` ({}): {} blocks, d_model {}, {} heads, d_mlp {}, vocabulary {}, context {}", host.name, host.family, host.n_layers, host.d_model, host.n_heads, host.d_mlp, host.vocab_size, host.n_context)?;
+                writeln!(
+                    f,
+                    "host `{}` ({}): {} blocks, d_model {}, {} heads, d_mlp {}, vocabulary {}, context {}",
+                    host.name, host.family, host.n_layers, host.d_model, host.n_heads, host.d_mlp, host.vocab_size, host.n_context
+                )?;
                 writeln!(f, "{} parameters, sha256 {}", host.n_params, host.weights_sha256)?;
                 writeln!(f, "{:<32} {:>6}  Hugging Face path", "hook point", "width")?;
-                let lines: Vec<String> =
-                    hook_points.iter().map(|p| format!("{:<32} {:>6}  {}", p.name, p.width, p.hugging_face.as_deref().unwrap_or("-"))).collect();
+                let lines: Vec<String> = hook_points
+                    .iter()
+                    .map(|p| format!("{:<32} {:>6}  {}", p.name, p.width, p.hugging_face.as_deref().unwrap_or("-")))
+                    .collect();
                 f.write_str(&lines.join("\n"))
             }
             Self::Shards { columns, train_rows, held_out_rows, files, host, verified } => {
-                writeln!(f, "shards: {train_rows} training rows, {held_out_rows} held-out rows, {files} files{}", if *verified { ", all hashes right" } else { "" })?;
+                writeln!(
+                    f,
+                    "shards: {train_rows} training rows, {held_out_rows} held-out rows, {files} files{}",
+                    if *verified { ", all hashes right" } else { "" }
+                )?;
                 writeln!(f, "host: {}", host["name"].as_str().unwrap_or("none (vectors)"))?;
                 write!(f, "{:<32} {:>6}  {:>5}  mean |x|^2", "column", "width", "dtype")?;
                 for c in columns {
@@ -165,7 +175,12 @@ fn shards(path: &Path, verify: bool) -> Result<Report> {
         shards.verify()?;
     }
     let manifest = shards.manifest();
-    let column = |c: &lapidary::shard::ColumnEntry| Column { name: c.column.name.clone(), width: c.column.width, dtype: c.column.dtype.name(), mean_sq_norm: c.mean_sq_norm };
+    let column = |c: &lapidary::shard::ColumnEntry| Column {
+        name: c.column.name.clone(),
+        width: c.column.width,
+        dtype: c.column.dtype.name(),
+        mean_sq_norm: c.mean_sq_norm,
+    };
     Ok(Report::Shards {
         columns: manifest.columns.iter().map(column).collect(),
         train_rows: manifest.counts.rows.train,
@@ -180,14 +195,21 @@ fn dictionary(path: &Path) -> Result<Report> {
     let d = Dictionary::load(path)?;
     let norms = d.atom_norms()?;
     let atom_norms = norms.iter().fold((f32::INFINITY, 0f32), |(lo, hi), &n| (lo.min(n), hi.max(n)));
-    Ok(Report::Dictionary { d_in: d.d_in(), d_sae: d.d_sae(), activation: d.activation.clone(), atom_norms, provenance: Box::new(d.provenance.clone()) })
+    Ok(Report::Dictionary {
+        d_in: d.d_in(),
+        d_sae: d.d_sae(),
+        activation: d.activation.clone(),
+        atom_norms,
+        provenance: Box::new(d.provenance.clone()),
+    })
 }
 
 fn tensors(path: &Path) -> Result<Report> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let damaged = |e: safetensors::SafeTensorError| Error::format("safetensors file", path, e.to_string(), "download or export it again");
     let file = safetensors::SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    let mut tensors: Vec<_> = file.tensors().iter().map(|(name, t)| (name.clone(), format!("{:?}", t.dtype()), t.shape().to_vec())).collect();
+    let mut tensors: Vec<_> =
+        file.tensors().iter().map(|(name, t)| (name.clone(), format!("{:?}", t.dtype()), t.shape().to_vec())).collect();
     tensors.sort();
     Ok(Report::Tensors { tensors })
 }

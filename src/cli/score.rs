@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use lapidary::score::{self, baselines, Requirement, ScoreConfig, ScoreReport, Scores};
-use lapidary::shard::{Batch, ShuffleConfig, Shards, Shuffled, Split};
+use lapidary::shard::{Batch, Shards, ShuffleConfig, Shuffled, Split};
 use lapidary::{Dictionary, Error, Result};
 
 use super::output::Output;

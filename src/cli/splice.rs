@@ -52,7 +52,8 @@ pub fn recovered(
             "pass the host that the shards were harvested from",
         ));
     }
-    let missing = |e| Error::request(format!("the shards' manifest holds no harvest settings ({e})"), "score shards that `lapidary harvest` made");
+    let missing =
+        |e| Error::request(format!("the shards' manifest holds no harvest settings ({e})"), "score shards that `lapidary harvest` made");
     let config: HarvestConfig = serde_json::from_value(manifest.config["harvest"].clone()).map_err(missing)?;
     let mut corpus_config: CorpusConfig = serde_json::from_value(manifest.config["corpus"].clone()).map_err(missing)?;
     if let Some(path) = &args.corpus {
@@ -61,7 +62,12 @@ pub fn recovered(
     let corpus = Corpus::open(&corpus_config)?;
     let tokenizer = settings::tokenizer(model, corpus.kind())?;
     let written = written_positions(shards, column, split, args.splice_tokens)?;
-    let contexts = Contexts::new(&corpus, tokenizer.as_ref(), config.check(host.as_ref())?.contexts(host.as_ref(), tokenizer.as_ref()), Place::default())?;
+    let contexts = Contexts::new(
+        &corpus,
+        tokenizer.as_ref(),
+        config.check(host.as_ref())?.contexts(host.as_ref(), tokenizer.as_ref()),
+        Place::default(),
+    )?;
     let last = written.keys().next_back().copied().unwrap_or(0);
     let device = device.clone();
     let mut batch: Vec<(Vec<u32>, Vec<u8>)> = Vec::new();

@@ -24,7 +24,9 @@ pub(super) fn fable(options: &LoadOptions) -> Result<Box<dyn HostModel>> {
 
 /// The built-in host's shape, matrices drawn from normal(0, 0.02) as untrained models are, norm weights 1. Always the same draw.
 pub(super) fn fable_random(options: &LoadOptions) -> Result<Box<dyn HostModel>> {
-    let bad = |e: safetensors::SafeTensorError| Error::format("built-in host", FABLE_RANDOM, e.to_string(), "report this: the embedded weights are damaged");
+    let bad = |e: safetensors::SafeTensorError| {
+        Error::format("built-in host", FABLE_RANDOM, e.to_string(), "report this: the embedded weights are damaged")
+    };
     let trained = SafeTensors::deserialize(WEIGHTS).map_err(bad)?;
     let mut named = trained.tensors();
     named.sort_by(|a, b| a.0.cmp(&b.0));

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use lapidary::corpus::fable;
-use lapidary::score::concepts::{best_token, latents, neurons, probe, word_alone, Known, ProbeOptions, Recovery, Task, MIN_POSITIVES, RECOVERED};
+use lapidary::score::concepts::{
+    best_token, latents, neurons, probe, word_alone, Known, ProbeOptions, Recovery, Task, MIN_POSITIVES, RECOVERED,
+};
 use lapidary::shard::{Shards, Split};
 use lapidary::{artefact, Codes, Dictionary, Progress, Result};
 use serde::Serialize;
@@ -141,7 +143,13 @@ pub fn recover(sources: &Sources<'_>, output: &Output) -> Result<Table> {
         r
     };
     let dictionary = step(latents("dictionary: best latent", &codes(sources.dictionary, &resid)?, &task))?;
-    let probe = step(probe("linear probe (combines all dims)", &resid.x, resid.width, &task, &ProbeOptions { max_rows: 15_000, ..Default::default() }))?;
+    let probe = step(probe(
+        "linear probe (combines all dims)",
+        &resid.x,
+        resid.width,
+        &task,
+        &ProbeOptions { max_rows: 15_000, ..Default::default() },
+    ))?;
     let mut controls = vec![
         step(best_token("control: best single token", &resid.token_id, &task))?,
         step(word_alone("control: all the token tells", &resid.token_id, &task))?,
@@ -160,16 +168,23 @@ pub fn recover(sources: &Sources<'_>, output: &Output) -> Result<Table> {
     controls.push(step(latents("control: SAE on a random host", &codes(sources.on_random, &random)?, &task_r))?);
     output.end();
 
-    let in_reach: Vec<&str> = probe.concepts.iter().filter(|c| c.class == "contextual" && c.f1 > 0.9).map(|c| c.concept.as_str()).collect();
+    let in_reach: Vec<String> =
+        probe.concepts.iter().filter(|c| c.class == "contextual" && c.f1 > 0.9).map(|c| c.concept.clone()).collect();
     let f1 = |r: &Recovery, name: &str| r.concept(name).map_or(0.0, |c| c.f1);
     let won = in_reach
         .iter()
         .filter(|name| f1(&dictionary, name) > RECOVERED && controls.iter().all(|c| f1(&dictionary, name) > f1(c, name)))
-        .map(|name| (*name).to_string())
+        .cloned()
         .collect();
     let mut representations = vec![dictionary, probe];
     representations.extend(controls);
-    Ok(Table { selection_rows: selection.len(), test_rows: test.len(), representations, contextual_in_reach: in_reach.len(), contextual_won: won })
+    Ok(Table {
+        selection_rows: selection.len(),
+        test_rows: test.len(),
+        representations,
+        contextual_in_reach: in_reach.len(),
+        contextual_won: won,
+    })
 }
 
 fn progress(output: &Output, n: u64) {
