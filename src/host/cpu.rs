@@ -130,6 +130,13 @@ unsafe fn product(out: *mut f32, out_stride: usize, a: Matrix, b: Matrix, scale:
     }
 }
 
+impl Out {
+    /// A pointer into the buffer. (A method, so that closures capture the wrapper and not the bare pointer in it.)
+    fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
 /// What happens to a finished row of a product, while it is in cache.
 #[derive(Clone, Copy)]
 pub(super) struct Finish {
@@ -147,13 +154,12 @@ pub(super) fn linear(x: &[f32], w: Matrix, bias: Option<&[f32]>, finish: Finish)
     let target = Out(out.as_mut_ptr());
     let (row_tiles, col_tiles) = (n.div_ceil(TILE_ROWS), m.div_ceil(TILE_COLS));
     (0..row_tiles * col_tiles).into_par_iter().for_each(|tile| {
-        let target = target; // the whole wrapper, not its pointer
         let (row, col) = (tile / col_tiles * TILE_ROWS, tile % col_tiles * TILE_COLS);
         let (rows, cols) = (TILE_ROWS.min(n - row), TILE_COLS.min(m - col));
         // SAFETY: the tile lies inside the `n * m` elements reserved, tiles do not overlap, and `product` writes all of it before
         // the rows below are read.
         unsafe {
-            let first = target.0.add(row * m + col);
+            let first = target.at(row * m + col);
             product(first, m, x.window(row, rows, 0, k), w.window(0, k, col, cols), 1.0);
             for r in 0..rows {
                 finish_row(std::slice::from_raw_parts_mut(first.add(r * m), cols), bias.map(|b| &b[col..col + cols]), finish);
@@ -251,20 +257,21 @@ pub(super) fn add(a: &[f32], b: &[f32], rounds: bool) -> Vec<f32> {
     out
 }
 
-/// Rotates the first `2 * half` dimensions of the first `n_heads` heads of each row of `qkv`, in place. `cos`, `sin`: `[t, half]`.
-pub(super) fn rope(qkv: &mut [f32], width: usize, n_heads: usize, d_head: usize, cos: &[f32], sin: &[f32], half: usize, rounds: bool) {
-    let t = cos.len() / half;
-    qkv.par_chunks_mut(width).enumerate().for_each(|(row, qkv)| {
+/// Rotates the first `2 * half` dimensions of each query and key head, in place. `qkv` as in [`attention`]; `cos`, `sin`: `[t, half]`.
+pub(super) fn rope(qkv: &mut [f32], spec: &AttentionSpec, cos: &[f32], sin: &[f32], half: usize, rounds: bool) {
+    let (t, d) = (cos.len() / half, spec.d_head);
+    let rotated = (spec.n_heads + spec.n_kv_heads) * d;
+    qkv.par_chunks_mut(rotated + spec.n_kv_heads * d).enumerate().for_each(|(row, qkv)| {
         let at = row % t * half;
         let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
-        for head in qkv[..n_heads * d_head].chunks_exact_mut(d_head) {
+        for head in qkv[..rotated].chunks_exact_mut(d) {
             let (first, second) = head[..2 * half].split_at_mut(half);
             for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                 (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
             }
         }
         if rounds {
-            round(&mut qkv[..n_heads * d_head]);
+            round(&mut qkv[..rotated]);
         }
     });
 }

@@ -140,7 +140,7 @@ fn head(spec: &Spec, family: &Family, weights: &Weights, embed: &Tensor) -> Resu
             help: "set tie_word_embeddings to false to use the head of the file, or remove it from the file".into(),
         });
     }
-    Linear::from_rows(&[embed.clone()], None)
+    Linear::from_rows(std::slice::from_ref(embed), None)
 }
 
 /// A pass under way: offers activations to the tap and knows when to stop.

@@ -208,7 +208,7 @@ impl Ops {
             let mut qkv = self.linear_rows(x, &block.qkv, None)?;
             if let Some(rope) = rope {
                 let (cos, sin) = (view(&rope.cos), view(&rope.sin));
-                cpu::rope(&mut qkv, (h + 2 * kv) * d, h + kv, d, cos.slice()?, sin.slice()?, rope.cos.dim(1)?, self.rounds);
+                cpu::rope(&mut qkv, spec, cos.slice()?, sin.slice()?, rope.cos.dim(1)?, self.rounds);
             }
             let mut z = cpu::attention(&qkv, t, spec, mask);
             if self.rounds {
@@ -391,7 +391,7 @@ mod tests {
         }
         // A transposed weight, as a tied head is.
         let rows = normal("head", &[70, 24]);
-        let (head, x) = (Linear::from_rows(&[rows.clone()], None).unwrap(), normal("x", &[9, 24]));
+        let (head, x) = (Linear::from_rows(std::slice::from_ref(&rows), None).unwrap(), normal("x", &[9, 24]));
         assert_close(&FUSED.linear(&x, &head).unwrap(), &x.matmul(&rows.t().unwrap()).unwrap(), "head");
     }
 

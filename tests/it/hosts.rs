@@ -342,7 +342,7 @@ fn padding_is_not_seen() {
     for family in FAMILIES {
         let model = Tiny::new(family).load();
         let row = ids(1, 30).remove(0);
-        let (alone, _) = all(&*model, &Tokens::new(&[row.clone()], &Device::Cpu).unwrap());
+        let (alone, _) = all(&*model, &Tokens::new(std::slice::from_ref(&row), &Device::Cpu).unwrap());
         // On the right: real positions keep their values, whatever the pads are.
         for pad in [0, 17] {
             let padded = Tokens::padded(&[row.clone(), ids(2, 66).remove(1)], pad, &Device::Cpu).unwrap();
