@@ -17,6 +17,7 @@ pub mod rng;
 
 // The stages, in pipeline order.
 pub mod corpus;
+pub mod harvest;
 pub mod host;
 pub mod shard;
 

@@ -197,11 +197,9 @@ impl Corpus {
     /// When a file cannot be read.
     pub fn provenance(&self) -> Result<Value> {
         let hashed = |(path, _): &(PathBuf, Format)| -> Result<(String, u64, String)> {
-            let mut file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-            let mut hash = Sha256::new();
-            let bytes = std::io::copy(&mut file, &mut hash).map_err(|e| Error::io("read", path, e))?;
+            let (bytes, sha256) = hash_file(path)?;
             let name = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().replace('\\', "/");
-            Ok((name, bytes, hex(&hash.finalize())))
+            Ok((name, bytes, sha256))
         };
         let files = self.files.par_iter().map(hashed).collect::<Result<Vec<_>>>()?;
         let mut all = Sha256::new();
@@ -270,6 +268,24 @@ impl Iterator for Documents {
         self.failed = next.is_err();
         next.transpose()
     }
+}
+
+/// Name (without folders), size and SHA-256 of a file, as a manifest lists it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn file_provenance(path: &Path) -> Result<Value> {
+    let (bytes, sha256) = hash_file(path)?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+    Ok(json!({ "name": name, "bytes": bytes, "sha256": sha256 }))
+}
+
+/// Size and SHA-256, hex.
+fn hash_file(path: &Path) -> Result<(u64, String)> {
+    let mut file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let mut hash = Sha256::new();
+    let bytes = std::io::copy(&mut file, &mut hash).map_err(|e| Error::io("read", path, e))?;
+    Ok((bytes, hex(&hash.finalize())))
 }
 
 fn hex(bytes: &[u8]) -> String {

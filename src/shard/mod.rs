@@ -12,12 +12,15 @@ mod schema;
 mod shuffle;
 mod writer;
 
+pub(crate) use manifest::write_json;
 pub use manifest::{ColumnEntry, Counts, Manifest, RowCounts, ShardEntry, KIND, MANIFEST_FILE, VERSION};
 pub use reader::{Scan, Shards};
 pub use shuffle::{Cursor, ShuffleConfig, Shuffled};
 pub use writer::{ShardWriter, WriterOptions, WriterState};
 
 use serde::{Deserialize, Serialize};
+
+use crate::rng::hash64;
 
 /// Which part of the data a row belongs to. Whole documents go to one split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,14 +45,25 @@ impl Split {
     }
 }
 
+/// The split of a document: a hash of its number, so that it depends on nothing else in the corpus. `held_out` is the expected
+/// fraction of documents held out; 0 holds out none.
+pub fn split_of(doc_id: u64, seed: u64, held_out: f64) -> Split {
+    let uniform = (hash64(seed, doc_id) >> 11) as f64 / (1u64 << 53) as f64;
+    if uniform < held_out {
+        Split::HeldOut
+    } else {
+        Split::Train
+    }
+}
+
 /// How a hook point's values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 4 bytes, exact.
+    #[default]
     F32,
     /// 2 bytes, up to 65504: some residual streams overflow it, which is an error and never a silent infinity.
-    #[default]
     F16,
     /// 2 bytes in memory with the range of f32; stored as `u16`, because Arrow has no such type.
     Bf16,

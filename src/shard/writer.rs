@@ -529,3 +529,10 @@ fn write_error(path: &Path, e: ParquetError) -> Error {
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+impl WriterState {
+    /// Names of the sealed files.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|e| e.file.as_str())
+    }
+}
