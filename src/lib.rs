@@ -18,6 +18,7 @@ pub mod rng;
 
 // The stages, in pipeline order.
 pub mod corpus;
+pub mod harvest;
 pub mod host;
 pub mod shard;
 

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::artefact::Mode;
-
 use super::state::{Identity, State, STATE_FILE};
+use crate::artefact::Mode;
 use crate::error::{Error, Result};
 use crate::shard::{Manifest, MANIFEST_FILE};
 
