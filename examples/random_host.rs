@@ -17,6 +17,7 @@ use lapidary::host::{self, Capture, LoadOptions, Tokens};
 use lapidary::rng::Rng;
 use lapidary::{Error, HookPoint, Result, Site};
 use safetensors::tensor::{Dtype, TensorView};
+use sha2::{Digest, Sha256};
 
 struct Options {
     family: String,
@@ -179,6 +180,8 @@ fn llama(o: &Options) -> (serde_json::Value, Shapes) {
     (config, shapes)
 }
 
+const RUNS: usize = 6;
+
 /// Times forwards stopped at a block's resid_post, wall clock and processor time.
 fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
     let start = Instant::now();
@@ -187,13 +190,19 @@ fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
     let mut rng = Rng::stream(o.seed, "bench", 0);
     let rows: Vec<Vec<u32>> = (0..b).map(|_| (0..t).map(|_| rng.below(o.vocab as u64) as u32).collect()).collect();
     let input = Tokens::new(&rows, &candle_core::Device::Cpu)?;
-    let mut times = Vec::new();
-    for _ in 0..6 {
+    let (mut times, at, mut digest) = (Vec::new(), HookPoint::block(layer, Site::ResidPost), String::new());
+    let cpu = cpu_seconds();
+    for _ in 0..RUNS {
         let start = Instant::now();
-        model.forward(&input, &mut Capture::new(&[HookPoint::block(layer, Site::ResidPost)]))?;
+        let mut capture = Capture::new(&[at]);
+        model.forward(&input, &mut capture)?;
         times.push(start.elapsed().as_secs_f64());
+        let values = capture.take(&at)?.flatten_all()?.to_vec1::<f32>()?;
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        digest = Sha256::digest(&bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     }
-    times[1..].sort_by(f64::total_cmp);
+    let cpu = cpu.zip(cpu_seconds()).map(|(from, to)| (to - from) / (RUNS * b * t) as f64);
+    times[1..].sort_by(f64::total_cmp); // the first one warms up
     let (best, median) = (times[1], times[3]);
     let tokens = (b * t) as f64;
     println!(
@@ -201,5 +210,16 @@ fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
         tokens / median,
         tokens / best
     );
+    println!("activations' sha256 begins {digest}");
+    if let Some(seconds) = cpu {
+        println!("processor time {:.0} us/token", seconds * 1e6);
+    }
     Ok(())
+}
+
+/// Processor time of this process so far, all threads, where the system tells (Linux, in hundredths of a second).
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) / 100.0)
 }

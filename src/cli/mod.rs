@@ -1,9 +1,16 @@
 //! The command line. clap lives here and nowhere else; a verb is a file with `Args` and `run`, which returns a report.
 
 mod config;
+mod demo;
 mod encode;
+mod harvest;
+mod ingest;
+mod inspect;
 mod output;
+mod plot;
+mod score;
 mod settings;
+mod splice;
 mod train;
 
 use std::process::ExitCode;
@@ -44,8 +51,14 @@ pub struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Demo(demo::Args),
+    Harvest(harvest::Args),
+    Ingest(ingest::Args),
     Train(train::Args),
     Encode(encode::Args),
+    Score(score::Args),
+    Plot(plot::Args),
+    Inspect(inspect::Args),
     Config(config::Args),
 }
 
@@ -74,8 +87,18 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli, output: &Output) -> Result<()> {
     let device = lapidary::kernels::device(&cli.common.device)?;
     match &cli.verb {
+        Verb::Demo(args) => output.report(&demo::run(args, &device, output)?),
+        Verb::Harvest(args) => output.report(&harvest::run(args, &device, output)?),
+        Verb::Ingest(args) => output.report(&ingest::run(args, output)?),
         Verb::Train(args) => output.report(&train::run(args, output)?),
         Verb::Encode(args) => output.report(&encode::run(args, output)?),
+        Verb::Score(args) => {
+            let (report, requirements) = score::run(args, &device, output)?;
+            output.report(&report)?;
+            requirements
+        }
+        Verb::Plot(args) => output.report(&plot::run(args, output)?),
+        Verb::Inspect(args) => output.report(&inspect::run(args, &device)?),
         Verb::Config(args) => output.report(&config::run(args)?),
     }
 }

@@ -14,8 +14,8 @@ use crate::error::Result;
 
 /// Rows and columns of a tile of a matrix product: large enough for the packing inside a tile not to matter, small enough for a few
 /// thousand rows to feed many cores.
-const TILE_ROWS: usize = 256;
-const TILE_COLS: usize = 768;
+const TILE_ROWS: usize = 512;
+const TILE_COLS: usize = 256;
 /// Queries of one attention tile. Half of a tile's last square of scores is masked, so smaller wastes less and packs more.
 const TILE_QUERIES: usize = 64;
 /// Rows of a tile of an elementwise operation.

@@ -266,3 +266,88 @@ fn summary(spec: &Spec) -> String {
     let names: Vec<String> = sites(0).filter_map(|p| p.to_string().strip_prefix("blocks.0.").map(str::to_string)).collect();
     format!("hook_embed, blocks.L.{{{}}} for L in 0..={}, ln_final.hook_normalized", names.join(", "), spec.blocks.len() - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{gpt2, Capture, LoadOptions};
+    use crate::rng::Rng;
+
+    /// A GPT-2 of one block whose specification `change` has changed.
+    fn tiny(change: impl Fn(&mut Spec)) -> Decoder {
+        let (d, m) = (8, 32);
+        let shapes: Vec<(&str, Vec<usize>)> = vec![
+            ("wte.weight", vec![20, d]),
+            ("wpe.weight", vec![16, d]),
+            ("h.0.ln_1.weight", vec![d]),
+            ("h.0.ln_1.bias", vec![d]),
+            ("h.0.ln_2.weight", vec![d]),
+            ("h.0.ln_2.bias", vec![d]),
+            ("h.0.attn.c_attn.weight", vec![d, 3 * d]),
+            ("h.0.attn.c_attn.bias", vec![3 * d]),
+            ("h.0.attn.c_proj.weight", vec![d, d]),
+            ("h.0.attn.c_proj.bias", vec![d]),
+            ("h.0.mlp.c_fc.weight", vec![d, m]),
+            ("h.0.mlp.c_fc.bias", vec![m]),
+            ("h.0.mlp.c_proj.weight", vec![m, d]),
+            ("h.0.mlp.c_proj.bias", vec![d]),
+            ("ln_f.weight", vec![d]),
+            ("ln_f.bias", vec![d]),
+        ];
+        let data: Vec<Vec<u8>> = shapes
+            .iter()
+            .map(|(name, shape)| {
+                let mut rng = Rng::stream(3, name, 0);
+                (0..shape.iter().product::<usize>()).flat_map(|_| (rng.normal() as f32).to_le_bytes()).collect()
+            })
+            .collect();
+        let views = shapes.iter().zip(&data).map(|((name, shape), bytes)| {
+            (*name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        let file = safetensors::serialize(views, None).unwrap();
+        let json = br#"{"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2, "n_positions": 16, "vocab_size": 20}"#;
+        let config = crate::host::config::Config::parse("tiny".as_ref(), json).unwrap();
+        let mut spec = (gpt2::FAMILY.spec)(&config).unwrap();
+        change(&mut spec);
+        let weights = Weights::from_bytes("tiny", &file, &LoadOptions::default()).unwrap();
+        Decoder::load("tiny".into(), &gpt2::FAMILY, spec, Vec::new(), &weights).unwrap()
+    }
+
+    #[test]
+    fn the_plain_operations_give_the_fused_activations() {
+        let mut model = tiny(|_| ());
+        let input = Tokens::new(&[vec![1, 2, 3, 4, 5], vec![9, 8, 7, 6, 5]], &Device::Cpu).unwrap();
+        let run = |model: &Decoder| {
+            let mut capture = Capture::with_logits(&model.hook_points());
+            let logits = model.forward(&input, &mut capture).unwrap().unwrap();
+            model.hook_points().iter().map(|at| capture.take(at).unwrap()).chain([logits]).collect::<Vec<_>>()
+        };
+        let fused = run(&model);
+        model.ops.fused = false;
+        for (a, b) in fused.iter().zip(run(&model)) {
+            let worst = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(worst < 1e-4, "{worst}");
+        }
+    }
+
+    #[test]
+    fn parallel_blocks_add_both_parts_to_their_input() {
+        let model = tiny(|spec| spec.blocks[0].parallel = true);
+        assert!(model.width(&HookPoint::block(0, Site::ResidMid)).is_err());
+        assert!(!model.hook_points().contains(&HookPoint::block(0, Site::ResidMid)));
+        let mut capture = Capture::new(&model.hook_points());
+        let input = Tokens::new(&[vec![1, 2, 3]], &Device::Cpu).unwrap();
+        assert!(model.forward(&input, &mut capture).unwrap().is_none());
+        let at = |site| capture.get(&HookPoint::block(0, site)).unwrap().clone();
+        let sum = ((at(Site::ResidPre) + at(Site::AttnOut)).unwrap() + at(Site::MlpOut)).unwrap();
+        let worst = (sum - at(Site::ResidPost)).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(worst, 0.0);
+        // The MLP reads the block's input, not what attention made of it.
+        let block = &model.blocks[0];
+        let x = at(Site::ResidPre).flatten(0, 1).unwrap();
+        let normed = model.ops.norm(&x, &block.mlp_norm, model.spec.blocks[0].norm).unwrap();
+        let neurons = model.ops.neurons(&normed, block, &model.spec.blocks[0].mlp).unwrap();
+        let worst = (neurons - at(Site::MlpPost).flatten(0, 1).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+        assert_eq!(worst.to_scalar::<f32>().unwrap(), 0.0);
+    }
+}

@@ -281,5 +281,141 @@ fn rotate(x: &Tensor, rope: &Rope) -> Result<Tensor> {
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
     let rest = x.narrow(D::Minus1, 2 * half, d - 2 * half)?;
-    Ok(if d == 2 * half { Tensor::cat(&[first, second], D::Minus1)? } else { Tensor::cat(&[first, second, rest], D::Minus1)? })
+    // `cat` along the last dimension leaves a transposed layout behind.
+    Ok(if d == 2 * half { Tensor::cat(&[first, second], D::Minus1)? } else { Tensor::cat(&[first, second, rest], D::Minus1)? }
+        .contiguous()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    const FUSED: Ops = Ops { fused: true, rounds: false };
+    const PLAIN: Ops = Ops { fused: false, rounds: false };
+
+    fn normal(name: &str, shape: &[usize]) -> Tensor {
+        let mut rng = Rng::stream(11, name, 0);
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.normal() as f32).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn linear(name: &str, from: usize, to: usize) -> Linear {
+        let weight = (normal(name, &[from, to]) * 0.2).unwrap();
+        Linear::new(weight, Some(normal(&format!("{name} bias"), &[to])))
+    }
+
+    fn assert_close(a: &Tensor, b: &Tensor, what: &str) {
+        assert_eq!(a.dims(), b.dims(), "{what}");
+        let worst = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        let scale = b.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(worst < 2e-6 * (1.0 + scale) * 4.0, "{what}: {worst} at a scale of {scale}");
+    }
+
+    fn block(d: usize, spec: &AttentionSpec, mlp: &MlpSpec) -> Block {
+        let norm = || Norm { weight: normal("norm", &[d]), bias: Some(normal("norm bias", &[d])) };
+        Block {
+            attention_norm: norm(),
+            qkv: linear("qkv", d, (spec.n_heads + 2 * spec.n_kv_heads) * spec.d_head),
+            attention_out: linear("o", spec.n_heads * spec.d_head, d),
+            mlp_norm: norm(),
+            mlp_in: linear("in", d, mlp.d_mlp * if mlp.gated { 2 } else { 1 }),
+            mlp_out: linear("out", mlp.d_mlp, d),
+        }
+    }
+
+    const ATTENTION: AttentionSpec = AttentionSpec {
+        n_heads: 4,
+        n_kv_heads: 2,
+        d_head: 8,
+        scale: 0.35,
+        softcap: None,
+        window: None,
+        rope: None,
+        qkv_bias: true,
+        out_bias: true,
+    };
+    const MLP: MlpSpec = MlpSpec { d_mlp: 50, activation: Activation::Gelu, gated: false, bias: true };
+
+    /// Every option of attention, alone and together, at lengths around the tile's.
+    #[test]
+    fn fused_attention_is_the_plain_one() {
+        let (b, d) = (3, 24);
+        let specs = [
+            ("plain", ATTENTION),
+            ("full heads", AttentionSpec { n_kv_heads: 4, ..ATTENTION }),
+            ("softcap", AttentionSpec { softcap: Some(1.5), ..ATTENTION }),
+            ("window", AttentionSpec { window: Some(5), ..ATTENTION }),
+            ("long window", AttentionSpec { window: Some(70), ..ATTENTION }),
+            ("both", AttentionSpec { softcap: Some(2.0), window: Some(1), ..ATTENTION }),
+        ];
+        for t in [1, 7, 64, 65, 140] {
+            let x = normal("x", &[b * t, d]);
+            // Row 0 all real, row 1 padded on the right, row 2 on the left (its first queries see nothing).
+            let mask: Vec<u8> =
+                (0..b * t).map(|i| u8::from(i / t == 0 || (i / t == 1 && i % t < t - t / 3) || (i / t == 2 && i % t >= t / 4))).collect();
+            for (name, spec) in &specs {
+                let block = block(d, spec, &MLP);
+                for rotated in [None, Some(8), Some(4)] {
+                    let rope = rotated.map(|n_dims| RopeSpec { n_dims, theta: 100.0, scaling: RopeScaling::None });
+                    let rope = rope.map(|spec| Rope::new(&spec, t, &Device::Cpu).unwrap());
+                    for mask in [None, Some(mask.as_slice())] {
+                        let run = |ops: Ops| ops.attention(&x, t, &block, spec, rope.as_ref(), mask).unwrap();
+                        assert_close(&run(FUSED), &run(PLAIN), &format!("{name}, t {t}, rope {rotated:?}, mask {}", mask.is_some()));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fused_rows_are_the_plain_ones() {
+        // Widths and counts on both sides of the tiles.
+        for (n, d) in [(1, 24), (17, 24), (600, 40), (33, 800)] {
+            let x = normal("x", &[n, d]);
+            for activation in [Activation::Gelu, Activation::GeluNew, Activation::Silu, Activation::Relu] {
+                for gated in [false, true] {
+                    let mlp = MlpSpec { activation, gated, ..MLP };
+                    let block = block(d, &ATTENTION, &mlp);
+                    let (a, b) = (FUSED.neurons(&x, &block, &mlp).unwrap(), PLAIN.neurons(&x, &block, &mlp).unwrap());
+                    assert_close(&a, &b, &format!("{activation:?}, gated {gated}"));
+                    assert_close(&FUSED.linear(&a, &block.mlp_out).unwrap(), &PLAIN.linear(&a, &block.mlp_out).unwrap(), "linear");
+                }
+            }
+            for kind in [NormKind::Layer, NormKind::Rms] {
+                let norm = Norm { weight: normal("w", &[d]), bias: (kind == NormKind::Layer).then(|| normal("b", &[d])) };
+                let spec = NormSpec { kind, eps: 1e-5 };
+                assert_close(&FUSED.norm(&x, &norm, spec).unwrap(), &PLAIN.norm(&x, &norm, spec).unwrap(), "norm");
+            }
+            assert_close(&FUSED.add(&x, &x).unwrap(), &PLAIN.add(&x, &x).unwrap(), "add");
+        }
+        // A transposed weight, as a tied head is.
+        let rows = normal("head", &[70, 24]);
+        let (head, x) = (Linear::from_rows(&[rows.clone()], None).unwrap(), normal("x", &[9, 24]));
+        assert_close(&FUSED.linear(&x, &head).unwrap(), &x.matmul(&rows.t().unwrap()).unwrap(), "head");
+    }
+
+    #[test]
+    fn a_large_common_offset_does_not_spoil_a_layer_norm() {
+        let (n, d) = (4, 64);
+        let x = normal("x", &[n, d]);
+        let norm = Norm { weight: Tensor::ones(d, DType::F32, &Device::Cpu).unwrap(), bias: None };
+        let spec = NormSpec { kind: NormKind::Layer, eps: 1e-5 };
+        let shifted = (&x + 1024.0).unwrap();
+        let a = FUSED.norm(&shifted, &norm, spec).unwrap();
+        // The shift itself rounds x to 2^-14; a variance as E x^2 - (E x)^2 would be off by percents.
+        let worst = (a - FUSED.norm(&x, &norm, spec).unwrap()).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(worst < 5e-4, "{worst}");
+    }
+
+    #[test]
+    fn llama3_frequencies_keep_the_fast_and_divide_the_slow() {
+        let scaling = RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192.0 };
+        let spec = RopeSpec { n_dims: 128, theta: 500_000.0, scaling };
+        let plain = RopeSpec { scaling: RopeScaling::None, ..spec.clone() };
+        assert_eq!(frequency(&spec, 0), frequency(&plain, 0));
+        assert!((frequency(&spec, 63) * 8.0 / frequency(&plain, 63) - 1.0).abs() < 1e-6);
+        let ratio = |i| frequency(&plain, i) / frequency(&spec, i);
+        assert!((0..63).all(|i| ratio(i) <= ratio(i + 1) + 1e-6) && (25..40).any(|i| ratio(i) > 1.5 && ratio(i) < 7.5));
+    }
 }

@@ -205,7 +205,7 @@ fn family_of(config: &config::Config) -> Result<&'static Family> {
 }
 
 /// Loads a model from a folder with `config.json` and `model.safetensors` (or `model.safetensors.index.json` and its shards).
-/// The word `fable` is the built-in host; a folder of that name is `./fable`.
+/// The word `fable` is the built-in host, `fable-random` its shape with random weights; a folder of that name is `./fable`.
 ///
 /// # Errors
 /// When a file is missing or damaged, the architecture is not supported, or the configuration asks for something that is not
@@ -213,6 +213,9 @@ fn family_of(config: &config::Config) -> Result<&'static Family> {
 pub fn load(path: &str, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
     if path == builtin::FABLE {
         return builtin::fable(options);
+    }
+    if path == builtin::FABLE_RANDOM {
+        return builtin::fable_random(options);
     }
     let dir = std::path::Path::new(path);
     if !dir.is_dir() {

@@ -20,6 +20,7 @@ mod require;
 mod sparsity;
 
 pub mod baselines;
+pub mod concepts;
 pub mod loss_recovered;
 
 use candle_core::{Device, Tensor};

@@ -151,6 +151,11 @@ impl Shuffled {
         Ok(())
     }
 
+    /// Width of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// Passes over the data that are complete.
     pub fn epoch(&self) -> u64 {
         self.cursor.epoch

@@ -1,0 +1,119 @@
+//! `lapidary score`: a dictionary's metrics on held-out rows, baselines beside.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use lapidary::score::{self, baselines, Requirement, ScoreConfig, ScoreReport, Scores};
+use lapidary::shard::{Batch, ShuffleConfig, Shards, Shuffled, Split};
+use lapidary::{Dictionary, Error, Result};
+
+use super::output::Output;
+use super::settings::{dictionary_column, SplitChoice};
+use super::splice;
+
+/// Score a dictionary on rows it was not trained on, with baselines at the same number of active latents beside it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  lapidary score --dictionary runs/k32 --shards shards
+  lapidary score --dictionary runs/k32 --shards shards --model hf-folder --corpus text/   adds CE and KL recovered
+  lapidary score --dictionary runs/k32 --shards shards --require 'fvu<0.2' --require 'dead_fraction<=0.1'
+Exit code 1 when a --require does not hold. docs/metrics.md gives each formula, and which tool means which by a name.")]
+pub struct Args {
+    /// Folder of the dictionary.
+    #[arg(long, value_name = "DIR")]
+    pub dictionary: PathBuf,
+    /// Folder of shards.
+    #[arg(long, value_name = "DIR")]
+    pub shards: PathBuf,
+    /// Column of the shards [default: the one the dictionary was trained on].
+    #[arg(long, value_name = "POINT")]
+    pub hook: Option<String>,
+    /// Which rows.
+    #[arg(long, value_enum, default_value_t = SplitChoice::HeldOut)]
+    pub split: SplitChoice,
+    #[command(flatten)]
+    pub splice: splice::Args,
+    /// A requirement such as 'fvu<0.2' or 'l0<=32'; may be repeated.
+    #[arg(long, value_name = "METRIC<X")]
+    pub require: Vec<String>,
+    /// Skip the baselines.
+    #[arg(long)]
+    pub no_baselines: bool,
+    /// Seed of the baselines.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Folder for score.json and latents.parquet [default: the dictionary's].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// The first rows of a shuffled stream, as an iterator that ends.
+pub struct Sample {
+    rows: Shuffled,
+    left: usize,
+}
+
+impl Sample {
+    /// `n` training rows of a column in seeded order.
+    pub fn new(shards: &Shards, column: &str, seed: u64, n: usize) -> Result<Self> {
+        let n = n.min(shards.rows(Some(Split::Train)) as usize);
+        Ok(Self { rows: shards.shuffled(column, Some(Split::Train), &ShuffleConfig { seed, ..Default::default() })?, left: n })
+    }
+}
+
+impl Iterator for Sample {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let n = self.left.min(4096);
+        self.left -= n;
+        (n > 0).then(|| self.rows.next_batch(n))
+    }
+}
+
+/// Scores; the second value says whether the requirements hold (it is returned after the report is printed).
+pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport, Result<()>)> {
+    let requirements = args.require.iter().map(|r| Requirement::parse(r)).collect::<Result<Vec<_>>>()?;
+    let dictionary = Dictionary::load(&args.dictionary)?;
+    let shards = Shards::open(&args.shards)?;
+    let column = dictionary_column(&dictionary, &shards, args.hook.as_deref())?;
+    let split = args.split.split();
+    if shards.rows(split) == 0 {
+        return Err(Error::request(
+            format!("{} holds no such rows", args.shards.display()),
+            "harvest with --held-out above 0, or score with --split all",
+        ));
+    }
+    let config = ScoreConfig::default();
+    let mut scores = score::score(&dictionary, shards.scan(&column, split)?, &config, output)?;
+    let mut beside = Vec::new();
+    if !args.no_baselines {
+        let k = dictionary.activation.k().unwrap_or_else(|| scores.metrics.get("l0").map_or(1, |l0| l0.round().max(1.0) as usize));
+        let settings = baselines::BaselineConfig { k, d_sae: dictionary.d_sae(), seed: args.seed, ..Default::default() };
+        beside = baselines::baselines(Sample::new(&shards, &column, args.seed, settings.sample_rows)?, &settings, output)?;
+    }
+    let refs: Vec<&Dictionary> = beside.iter().map(|(_, d)| d).collect();
+    let mut others = if refs.is_empty() { Vec::new() } else { score::score_all(&refs, shards.scan(&column, split)?, &config, output)? };
+    if args.splice.model.is_some() {
+        let all: Vec<&Dictionary> = std::iter::once(&dictionary).chain(refs.iter().copied()).collect();
+        let recovered = splice::recovered(&args.splice, &shards, &column, &all, split, device, output)?;
+        for (scores, metrics) in std::iter::once(&mut scores).chain(&mut others).zip(recovered) {
+            scores.metrics.extend(metrics);
+        }
+    }
+    let report = report(args.split, &scores, beside.iter().map(|(name, _)| name.clone()).zip(others));
+    let out = args.out.as_ref().unwrap_or(&args.dictionary);
+    report.save(out)?;
+    scores.latents.save(out)?;
+    let met = Requirement::check_all(&requirements, &report.metrics);
+    Ok((report, met))
+}
+
+fn report(split: SplitChoice, scores: &Scores, baselines: impl Iterator<Item = (String, Scores)>) -> ScoreReport {
+    ScoreReport {
+        split: split.split().map_or("all", Split::name).to_string(),
+        rows: scores.rows,
+        metrics: scores.metrics.clone(),
+        baselines: baselines.map(|(name, s)| (name, s.metrics)).collect(),
+    }
+}

@@ -1,0 +1,116 @@
+//! Splicing a dictionary into the host: CE and KL recovered, on the contexts that the shards were harvested from.
+//!
+//! Which positions are replaced is read from the shards themselves: exactly those whose rows the harvest wrote.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use lapidary::corpus::{Contexts, Corpus, CorpusConfig, Place};
+use lapidary::harvest::HarvestConfig;
+use lapidary::host::{self, LoadOptions, Tokens};
+use lapidary::score::loss_recovered::{loss_recovered_all, TokenBatch};
+use lapidary::score::Metrics;
+use lapidary::shard::{Shards, Split};
+use lapidary::{Dictionary, Error, HookPoint, Progress, Result};
+
+use super::output::Output;
+use super::settings::{self, count};
+
+/// Flags of the splice.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The host, to splice the reconstruction into it: a Hugging Face folder, or `fable`.
+    #[arg(long, value_name = "DIR", help_heading = "With a host")]
+    pub model: Option<String>,
+    /// The corpus that was harvested [default: the path in the shards' manifest].
+    #[arg(long, value_name = "PATH", requires = "model", help_heading = "With a host")]
+    pub corpus: Option<PathBuf>,
+    /// Tokens to splice at most.
+    #[arg(long, value_name = "N", value_parser = count, default_value = "50_000", requires = "model", help_heading = "With a host")]
+    pub splice_tokens: u64,
+}
+
+/// CE and KL figures of each dictionary.
+pub fn recovered(
+    args: &Args,
+    shards: &Shards,
+    column: &str,
+    dictionaries: &[&Dictionary],
+    split: Option<Split>,
+    device: &Device,
+    output: &Output,
+) -> Result<Vec<Metrics>> {
+    let model = args.model.as_deref().unwrap_or_default();
+    let at: HookPoint = column.parse()?;
+    let manifest = shards.manifest();
+    let host = host::load(model, &LoadOptions { dtype: None, device: device.clone() })?;
+    let harvested = manifest.host["weights_sha256"].as_str().unwrap_or_default();
+    if host.info().weights_sha256 != harvested {
+        return Err(Error::request(
+            format!("{model} has other weights than the host of these shards ({})", manifest.host["name"]),
+            "pass the host that the shards were harvested from",
+        ));
+    }
+    let missing = |e| Error::request(format!("the shards' manifest holds no harvest settings ({e})"), "score shards that `lapidary harvest` made");
+    let config: HarvestConfig = serde_json::from_value(manifest.config["harvest"].clone()).map_err(missing)?;
+    let mut corpus_config: CorpusConfig = serde_json::from_value(manifest.config["corpus"].clone()).map_err(missing)?;
+    if let Some(path) = &args.corpus {
+        corpus_config.source = path.display().to_string();
+    }
+    let corpus = Corpus::open(&corpus_config)?;
+    let tokenizer = settings::tokenizer(model, corpus.kind())?;
+    let written = written_positions(shards, column, split, args.splice_tokens)?;
+    let contexts = Contexts::new(&corpus, tokenizer.as_ref(), config.check(host.as_ref())?.contexts(host.as_ref(), tokenizer.as_ref()), Place::default())?;
+    let last = written.keys().next_back().copied().unwrap_or(0);
+    let device = device.clone();
+    let mut batch: Vec<(Vec<u32>, Vec<u8>)> = Vec::new();
+    let mut batches = Vec::new();
+    for context in contexts {
+        let context = context?;
+        if context.doc_id > last {
+            break;
+        }
+        let Some(positions) = written.get(&context.doc_id) else { continue };
+        let unmasked = (0..context.ids.len() as u32).map(|i| u8::from(positions.contains(&(context.start + i)))).collect();
+        batch.push((context.ids, unmasked));
+        if batch.len() == 16 {
+            batches.push(token_batch(std::mem::take(&mut batch), &device));
+        }
+    }
+    if !batch.is_empty() {
+        batches.push(token_batch(batch, &device));
+    }
+    if batches.is_empty() {
+        return Err(Error::request("none of the shards' documents is in this corpus", "pass the corpus that was harvested"));
+    }
+    let mean: Option<Vec<f32>> =
+        manifest.columns.iter().find(|c| c.column.name == column).map(|c| c.mean.iter().map(|&m| m as f32).collect());
+    output.note(&format!("splicing {} contexts into {model}", batches.len() * 16));
+    loss_recovered_all(host.as_ref(), &at, dictionaries, batches, mean.as_deref(), output)
+}
+
+/// Positions of the rows that were written, by document, up to about `limit` rows and never half a document.
+fn written_positions(shards: &Shards, column: &str, split: Option<Split>, limit: u64) -> Result<BTreeMap<u64, Vec<u32>>> {
+    let mut written: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    let mut rows = 0;
+    for batch in shards.scan(column, split)? {
+        let batch = batch?;
+        for (&doc, &position) in batch.doc_id.iter().zip(&batch.position) {
+            if rows >= limit && !written.contains_key(&doc) {
+                return Ok(written);
+            }
+            rows += 1;
+            written.entry(doc).or_default().push(position);
+        }
+    }
+    Ok(written)
+}
+
+fn token_batch(contexts: Vec<(Vec<u32>, Vec<u8>)>, device: &Device) -> Result<TokenBatch> {
+    let (ids, unmasked): (Vec<Vec<u32>>, Vec<Vec<u8>>) = contexts.into_iter().unzip();
+    let tokens = Tokens::padded(&ids, 0, device)?;
+    let (b, t) = tokens.ids.dims2()?;
+    let flat: Vec<u8> = unmasked.iter().flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0, t - row.len()))).collect();
+    Ok(TokenBatch { tokens, unmasked: Tensor::from_vec(flat, (b, t), device)? })
+}
