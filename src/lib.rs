@@ -19,7 +19,6 @@ pub mod rng;
 // The stages, in pipeline order.
 pub mod corpus;
 pub mod host;
-pub mod score;
 pub mod shard;
 
 // What training leaves behind.

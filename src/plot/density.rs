@@ -57,14 +57,12 @@ impl Chart for Density {
             }
             series.push(Series { points, style, colour: colour(i) });
             let dead = values().filter(|&v| v <= 0.0).count();
-            let name = if densities.len() == 1 {
-                all.iter().find(|(r, _)| r.setting() == *setting).map_or(*setting, |(r, _)| &r.name)
-            } else {
-                setting
+            let name = match &densities[..] {
+                [_] => all.iter().find(|(run, _)| run.setting() == *setting).map_or(*setting, |(run, _)| &run.name),
+                _ => setting,
             };
-            let seeds = if densities.len() == 1 { String::new() } else { format!(" ({} seeds)", densities.len()) };
-            let label = format!("{name}{seeds}: {} of {} dead", thousands(dead as u64), thousands(n as u64));
-            legend.push(Entry { label, style: Some(style), colour: colour(i) });
+            let note = format!(": {} of {} dead", thousands(dead as u64), thousands(n as u64));
+            legend.push(Entry { label: name.to_string(), note, style: Some(style), colour: colour(i) });
         }
         let x = Axis {
             label: "firing density (share of rows, log scale)".into(),
@@ -77,7 +75,8 @@ impl Chart for Density {
         let guides = vec![(DENSE_ABOVE, "dense".to_string())];
         let rows = all[0].1.rows.filter(|rows| all.iter().all(|(_, d)| d.rows == Some(*rows)));
         let over = rows.map_or(String::new(), |rows| format!(" over {} scored rows", thousands(rows)));
-        let subtitle = format!("dead: never fired{over}; dense: fires on more than {:.0} % of rows", 100.0 * DENSE_ABOVE);
+        let pooled = if settings.len() < all.len() { "; seeds are pooled" } else { "" };
+        let subtitle = format!("dead: never fired{over}; dense: fires on more than {:.0} % of rows{pooled}", 100.0 * DENSE_ABOVE);
         Some(Figure {
             title: "How often latents fire".into(),
             subtitle,

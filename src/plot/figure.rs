@@ -63,7 +63,8 @@ impl Axis {
                 (low / room, high * room)
             }
             Scale::Linear => {
-                let room = if high > low { 0.06 * (high - low) } else { (0.1 * high.abs()).max(0.5) };
+                // Values that differ by a hair are not pulled apart.
+                let room = if high > low { (0.06 * (high - low)).max(0.03 * high.abs()) } else { (0.1 * high.abs()).max(0.5) };
                 // Zero is a better floor than a little above it.
                 let floor = if low >= 0.0 && low - room < 0.3 * high { 0.0 } else { low - room };
                 (floor, high + room)
@@ -228,8 +229,10 @@ pub struct Panel {
 /// A line of the legend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// What it is.
+    /// What it is; its middle is left out where room is short.
     pub label: String,
+    /// A figure after it that is never shortened.
+    pub note: String,
     /// How it is drawn; `None` = a heading.
     pub style: Option<Style>,
     /// In which colour.

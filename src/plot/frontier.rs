@@ -59,7 +59,7 @@ impl Chart for Frontier {
             let i = below.iter().position(|e| e.label == label).unwrap_or(below.len());
             let style = Style::Points(marks[i % marks.len()], 5.0);
             if i == below.len() {
-                below.push(Entry { label, style: Some(style), colour: GREY });
+                below.push(Entry { label, note: String::new(), style: Some(style), colour: GREY });
             }
             series.push(Series { points: means(points), style: Style::Line(Dash::Dotted, 1.2), colour: GREY });
             series.push(Series { points: means(points), style, colour: GREY });
@@ -72,7 +72,7 @@ impl Chart for Frontier {
             let style = Style::Points(Mark::Disc, 4.5);
             series.push(Series { points: points.iter().map(|p| (p.l0, p.fvu)).collect(), style, colour: colour(i) });
             let label = d_sae.map_or_else(|| "dictionary".into(), |d| format!("{} latents", thousands(d as u64)));
-            legend.push(Entry { label, style: Some(style), colour: colour(i) });
+            legend.push(Entry { label, note: String::new(), style: Some(style), colour: colour(i) });
         }
         legend.extend(below);
         let (split, rows) = scored.iter().map(|(_, s)| (s.split.as_str(), s.rows)).next()?;

@@ -135,6 +135,12 @@ fn fit(text: &str, size: f64, room: f64) -> String {
     "…".into()
 }
 
+/// A legend's text that fits into `room`.
+fn label(entry: &Entry, room: f64) -> String {
+    let name = fit(&entry.label, LEGEND, room - width(&entry.note, LEGEND, FontStyle::Normal));
+    format!("{name}{}", entry.note)
+}
+
 fn rgb((r, g, b): (u8, u8, u8)) -> RGBColor {
     RGBColor(r, g, b)
 }
@@ -163,7 +169,8 @@ impl<B: DrawingBackend> Canvas<B> {
         top += 8.0;
         let mut right = w - MARGIN;
         if !figure.legend.is_empty() {
-            let widest = figure.legend.iter().map(|e| width(&e.label, LEGEND, FontStyle::Normal)).fold(0.0, f64::max);
+            let widest =
+                figure.legend.iter().map(|e| width(&format!("{}{}", e.label, e.note), LEGEND, FontStyle::Normal)).fold(0.0, f64::max);
             let room = (widest + 44.0).min(LEGEND_SHARE * w);
             right -= room + 14.0;
             self.legend(&figure.legend, right + 14.0, top, room, h - MARGIN)?;
@@ -333,7 +340,7 @@ impl<B: DrawingBackend> Canvas<B> {
         for (i, entry) in entries[..shown].iter().enumerate() {
             let y = top + (i as f64 + 0.5) * LEGEND_LINE;
             let Some(style) = entry.style else {
-                self.text(&fit(&entry.label, LEGEND, room), (left, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
+                self.text(&label(entry, room), (left, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
                 continue;
             };
             let colour = rgb(entry.colour);
@@ -346,7 +353,7 @@ impl<B: DrawingBackend> Canvas<B> {
                     self.dashed(&[(left + 2.0, y - 6.0), (left + 26.0, y - 6.0)], stroke(colour, 2.0), dash)?;
                 }
             }
-            self.text(&fit(&entry.label, LEGEND, room - 36.0), (left + 36.0, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
+            self.text(&label(entry, room - 36.0), (left + 36.0, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
         }
         if shown < entries.len() {
             let y = top + (shown as f64 + 0.5) * LEGEND_LINE;

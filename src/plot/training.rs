@@ -54,7 +54,7 @@ impl Chart for Training {
             let entry = |(i, setting): (usize, &&str)| {
                 let seeds = logged.iter().filter(|(run, _)| run.setting() == *setting).count();
                 let label = if seeds > 1 { format!("{setting} ({seeds} seeds)") } else { setting.to_string() };
-                Entry { label, style: Some(Style::Line(dash(i), 2.5)), colour: colour(i) }
+                Entry { label, note: String::new(), style: Some(Style::Line(dash(i), 2.5)), colour: colour(i) }
             };
             settings.iter().enumerate().map(entry).collect()
         };

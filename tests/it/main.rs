@@ -2,5 +2,6 @@
 
 mod hosts;
 mod layering;
+mod score;
 mod shards;
 mod support;
