@@ -7,6 +7,9 @@ use crate::score::{thousands, DENSE_ABOVE};
 /// Bins per factor of ten.
 const PER_DECADE: f64 = 5.0;
 
+/// Up to so many histograms are filled outlines; more are curves.
+const FILLED: usize = 3;
+
 /// See the module.
 pub struct Density;
 
@@ -27,30 +30,53 @@ impl Chart for Density {
         let positive = all.iter().flat_map(|(_, d)| d.values.iter().copied()).filter(|&v| v > 0.0);
         let least = all.iter().filter_map(|(_, d)| d.rows).map(|rows| 1.0 / rows as f64).chain(positive).fold(0.1, f64::min);
         let first = (least.log10() * PER_DECADE + 1e-9).floor() as i32;
-        let edge = |i: i32| 10f64.powf(f64::from(i) / PER_DECADE);
-        let (mut series, mut legend, mut highest) = (Vec::new(), Vec::new(), 0f64);
-        for (i, (run, densities)) in all.iter().enumerate() {
-            let n = densities.values.len();
-            let mut counts = vec![0u64; (-first) as usize];
-            for v in densities.values.iter().filter(|&&v| v > 0.0) {
-                let bin = (v.log10() * PER_DECADE + 1e-9).floor() as i32 - first;
-                counts[(bin.max(0) as usize).min((-first) as usize - 1)] += 1;
+        let bins = -first;
+        let bin = |v: f64| ((v.log10() * PER_DECADE + 1e-9).floor() as i32 - first).clamp(0, bins - 1) as usize;
+        // Seeds of a setting are one curve: the share of their latents together.
+        let mut settings: Vec<(&str, Vec<&Densities>)> = Vec::new();
+        for (run, densities) in &all {
+            match settings.iter_mut().find(|s| s.0 == run.setting()) {
+                Some(setting) => setting.1.push(densities),
+                None => settings.push((run.setting(), vec![densities])),
             }
-            let percent = |count: u64| 100.0 * count as f64 / n as f64;
-            highest = counts.iter().map(|&c| percent(c)).fold(highest, f64::max);
-            let mut points: Vec<(f64, f64)> = counts.iter().enumerate().map(|(b, &c)| (edge(first + b as i32), percent(c))).collect();
-            points.push((1.0, 0.0));
-            series.push(Series { points, style: Style::Steps(dash(i)), colour: colour(i) });
-            let dead = densities.values.iter().filter(|&&v| v <= 0.0).count();
-            let label = format!("{}: {} of {} dead", run.name, thousands(dead as u64), thousands(n as u64));
-            legend.push(Entry { label, style: Some(Style::Steps(dash(i))), colour: colour(i) });
         }
-        let x = Axis { label: "firing density (share of rows, log scale)".into(), scale: Scale::Log, range: (edge(first), 1.0) };
-        let y = Axis { label: "latents per bin (%)".into(), scale: Scale::Linear, range: (0.0, (1.12 * highest).max(1.0)) };
+        let few = settings.len() <= FILLED;
+        let (mut series, mut legend, mut highest) = (Vec::new(), Vec::new(), 0f64);
+        for (i, (setting, densities)) in settings.iter().enumerate() {
+            let values = || densities.iter().flat_map(|d| d.values.iter().copied());
+            let (n, mut counts) = (values().count(), vec![0u64; bins as usize]);
+            values().filter(|&v| v > 0.0).for_each(|v| counts[bin(v)] += 1);
+            let percent: Vec<f64> = counts.iter().map(|&c| 100.0 * c as f64 / n as f64).collect();
+            highest = percent.iter().copied().fold(highest, f64::max);
+            let style = if few { Style::Steps(dash(i)) } else { Style::Line(dash(i), 2.0) };
+            // Outlines begin at a bin's edge and need the last one's end; a curve goes through the middles.
+            let at = |b: usize| 10f64.powf((f64::from(first + b as i32) + if few { 0.0 } else { 0.5 }) / PER_DECADE);
+            let mut points: Vec<(f64, f64)> = percent.iter().enumerate().map(|(b, &p)| (at(b), p)).collect();
+            if few {
+                points.push((1.0, 0.0));
+            }
+            series.push(Series { points, style, colour: colour(i) });
+            let dead = values().filter(|&v| v <= 0.0).count();
+            let name = match &densities[..] {
+                [_] => all.iter().find(|(run, _)| run.setting() == *setting).map_or(*setting, |(run, _)| &run.name),
+                _ => setting,
+            };
+            let note = format!(": {} of {} dead", thousands(dead as u64), thousands(n as u64));
+            legend.push(Entry { label: name.to_string(), note, style: Some(style), colour: colour(i) });
+        }
+        let x = Axis {
+            label: "firing density (share of rows, log scale)".into(),
+            scale: Scale::Log,
+            range: (10f64.powf(f64::from(first) / PER_DECADE), 1.0),
+            marks: Vec::new(),
+        };
+        let y =
+            Axis { label: "latents per bin (%)".into(), scale: Scale::Linear, range: (0.0, (1.12 * highest).max(1.0)), marks: Vec::new() };
         let guides = vec![(DENSE_ABOVE, "dense".to_string())];
         let rows = all[0].1.rows.filter(|rows| all.iter().all(|(_, d)| d.rows == Some(*rows)));
         let over = rows.map_or(String::new(), |rows| format!(" over {} scored rows", thousands(rows)));
-        let subtitle = format!("dead: never fired{over}; dense: fires on more than {:.0} % of rows", 100.0 * DENSE_ABOVE);
+        let pooled = if settings.len() < all.len() { "; seeds are pooled" } else { "" };
+        let subtitle = format!("dead: never fired{over}; dense: fires on more than {:.0} % of rows{pooled}", 100.0 * DENSE_ABOVE);
         Some(Figure {
             title: "How often latents fire".into(),
             subtitle,

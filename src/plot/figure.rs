@@ -40,6 +40,8 @@ pub struct Axis {
     pub scale: Scale,
     /// From, to; from < to, both positive on a log axis.
     pub range: (f64, f64),
+    /// Values to mark; empty = round ones.
+    pub marks: Vec<f64>,
 }
 
 impl Axis {
@@ -61,13 +63,25 @@ impl Axis {
                 (low / room, high * room)
             }
             Scale::Linear => {
-                let room = if high > low { 0.06 * (high - low) } else { (0.1 * high.abs()).max(0.5) };
+                // Values that differ by a hair are not pulled apart.
+                let room = if high > low { (0.06 * (high - low)).max(0.03 * high.abs()) } else { (0.1 * high.abs()).max(0.5) };
                 // Zero is a better floor than a little above it.
                 let floor = if low >= 0.0 && low - room < 0.3 * high { 0.0 } else { low - room };
                 (floor, high + room)
             }
         };
-        Self { label: label.into(), scale, range }
+        Self { label: label.into(), scale, range, marks: Vec::new() }
+    }
+
+    /// Marks the values that occur (rounded) where these are few: the k of a sweep rather than 5, 10, 20.
+    pub fn marking(mut self, values: impl Iterator<Item = f64>) -> Self {
+        let mut marks: Vec<f64> = values.filter(|v| v.is_finite()).map(f64::round).filter(|v| *v > 0.0).collect();
+        marks.sort_by(f64::total_cmp);
+        marks.dedup();
+        if (2..=8).contains(&marks.len()) {
+            self.marks = marks;
+        }
+        self
     }
 
     /// Where on the axis a value stands: 0 at its beginning, 1 at its end; may lie outside. NaN where the scale has no place for it.
@@ -81,6 +95,9 @@ impl Axis {
 
     /// Values to mark, with their labels.
     pub fn ticks(&self) -> Vec<(f64, String)> {
+        if !self.marks.is_empty() {
+            return self.marks.iter().map(|&v| (v, short(v, v))).collect();
+        }
         match self.scale {
             Scale::Linear => linear_ticks(self.range),
             Scale::Log => log_ticks(self.range),
@@ -143,7 +160,9 @@ fn short(value: f64, step: f64) -> String {
     let step = (step / divisor).abs();
     let decimals =
         (0..6).find(|&d| (step * 10f64.powi(d) - (step * 10f64.powi(d)).round()).abs() < 1e-6 * step * 10f64.powi(d)).unwrap_or(2);
-    format!("{:.*}{suffix}", decimals as usize, value / divisor)
+    let text = format!("{:.*}", decimals as usize, value / divisor);
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{suffix}")
 }
 
 /// How a line is drawn.
@@ -179,7 +198,7 @@ pub enum Style {
     Line(Dash, f64),
     /// One mark each, of this radius (logical pixels).
     Points(Mark, f64),
-    /// From each point straight to the next in x, and down to the axis at both ends: the outline of a histogram, filled faintly.
+    /// Level from each point to the next in x, and down to the axis at both ends: the outline of a histogram, filled faintly.
     Steps(Dash),
 }
 
@@ -210,8 +229,10 @@ pub struct Panel {
 /// A line of the legend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// What it is.
+    /// What it is; its middle is left out where room is short.
     pub label: String,
+    /// A figure after it that is never shortened.
+    pub note: String,
     /// How it is drawn; `None` = a heading.
     pub style: Option<Style>,
     /// In which colour.
@@ -243,8 +264,8 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_few() {
-        let axis = |scale, range| Axis { label: String::new(), scale, range };
-        assert_eq!(labels(&axis(Scale::Linear, (0.0, 1_050_000.0))), ["0", "250k", "500k", "750k", "1.00M"]);
+        let axis = |scale, range| Axis { label: String::new(), scale, range, marks: Vec::new() };
+        assert_eq!(labels(&axis(Scale::Linear, (0.0, 1_050_000.0))), ["0", "250k", "500k", "750k", "1M"]);
         assert_eq!(labels(&axis(Scale::Linear, (0.0, 0.31))), ["0", "0.1", "0.2", "0.3"]);
         assert_eq!(labels(&axis(Scale::Log, (3.6, 36.0))), ["5", "10", "20"]);
         assert_eq!(labels(&axis(Scale::Log, (1e-6, 1.0))), ["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1", "1"]);
@@ -270,6 +291,8 @@ mod tests {
         }
         let none = Axis::fitting("", [f64::NAN].into_iter(), 4.0);
         assert_eq!(none.range.0, 0.0);
+        let swept = Axis::fitting("", [4.01, 31.9].into_iter(), 4.0).marking([4.01, 31.9, 3.98, 16.0].into_iter());
+        assert_eq!(labels(&swept), ["4", "16", "32"]);
         let same = Axis::fitting("", [16.0, 16.0].into_iter(), 4.0);
         assert!((0.1..0.9).contains(&same.place(16.0)));
     }

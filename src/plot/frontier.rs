@@ -2,7 +2,7 @@
 //! baselines in grey.
 
 use super::collect::natural;
-use super::figure::{colour, dash, Axis, Entry, Figure, Mark, Panel, Series, Style, GREY};
+use super::figure::{colour, dash, Axis, Dash, Entry, Figure, Mark, Panel, Scale, Series, Style, GREY};
 use super::{Chart, Run};
 use crate::score::{thousands, Metrics};
 
@@ -29,14 +29,14 @@ impl Chart for Frontier {
         let scored: Vec<_> = runs.iter().filter_map(|run| Some((run, run.score.as_ref()?))).collect();
         let plane = |m: &Metrics| Some((*m.get("l0")?, *m.get("fvu")?)).filter(|(l0, fvu)| l0.is_finite() && fvu.is_finite());
         let mut groups: Vec<(Option<usize>, Vec<Point<'_>>)> = Vec::new();
-        let mut baselines: Vec<(&str, Vec<Point<'_>>)> = Vec::new();
+        let mut baselines: Vec<((&str, Option<usize>), Vec<Point<'_>>)> = Vec::new();
         for (run, score) in &scored {
             if let Some((l0, fvu)) = plane(&score.metrics) {
                 push(&mut groups, run.d_sae, Point { setting: run.setting(), l0, fvu });
             }
             for (name, metrics) in score.baselines.iter() {
                 if let Some((l0, fvu)) = plane(metrics) {
-                    push(&mut baselines, name, Point { setting: run.setting(), l0, fvu });
+                    push(&mut baselines, (name, run.d_sae), Point { setting: run.setting(), l0, fvu });
                 }
             }
         }
@@ -44,19 +44,25 @@ impl Chart for Frontier {
             return None;
         }
         groups.sort_by_key(|(d_sae, _)| *d_sae);
-        baselines.sort_by(|a, b| natural(a.0, b.0));
+        baselines.sort_by(|(a, _), (b, _)| natural(a.0, b.0).then(a.1.cmp(&b.1)));
         let points = || groups.iter().flat_map(|g| &g.1).chain(baselines.iter().flat_map(|b| &b.1));
         let x = Axis::fitting("L0 (active latents per row)", points().map(|p| p.l0), 4.0);
+        let x = if x.scale == Scale::Log { x.marking(points().map(|p| p.l0)) } else { x };
         let y = Axis::fitting("FVU (fraction of variance unexplained)", points().map(|p| p.fvu), 4.0);
         let (mut series, mut legend) = (Vec::new(), Vec::new());
         // Baselines first, so that they lie below.
         let marks = [Mark::Cross, Mark::Triangle, Mark::Square, Mark::Diamond];
-        let mut below = Vec::new();
-        for (i, (name, points)) in baselines.iter().enumerate() {
+        let mut below: Vec<Entry> = Vec::new();
+        for ((name, _), points) in &baselines {
+            let label = format!("baseline {name}");
+            // One mark per name; the widths of a sweep (they matter to random atoms) are lines of their own.
+            let i = below.iter().position(|e| e.label == label).unwrap_or(below.len());
             let style = Style::Points(marks[i % marks.len()], 5.0);
-            series.push(Series { points: means(points), style: Style::Line(super::Dash::Dotted, 1.2), colour: GREY });
+            if i == below.len() {
+                below.push(Entry { label, note: String::new(), style: Some(style), colour: GREY });
+            }
+            series.push(Series { points: means(points), style: Style::Line(Dash::Dotted, 1.2), colour: GREY });
             series.push(Series { points: means(points), style, colour: GREY });
-            below.push(Entry { label: format!("baseline {name}"), style: Some(style), colour: GREY });
         }
         for (i, (d_sae, points)) in groups.iter().enumerate() {
             let means = means(points);
@@ -66,7 +72,7 @@ impl Chart for Frontier {
             let style = Style::Points(Mark::Disc, 4.5);
             series.push(Series { points: points.iter().map(|p| (p.l0, p.fvu)).collect(), style, colour: colour(i) });
             let label = d_sae.map_or_else(|| "dictionary".into(), |d| format!("{} latents", thousands(d as u64)));
-            legend.push(Entry { label, style: Some(style), colour: colour(i) });
+            legend.push(Entry { label, note: String::new(), style: Some(style), colour: colour(i) });
         }
         legend.extend(below);
         let (split, rows) = scored.iter().map(|(_, s)| (s.split.as_str(), s.rows)).next()?;

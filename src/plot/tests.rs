@@ -87,12 +87,14 @@ fn a_sweep_fills_every_chart() {
     assert_eq!(training.panels[0].series.len(), 24);
     assert_eq!(training.legend.len(), 8, "one line per setting, not per seed");
     assert!(training.legend[0].label.contains("3 seeds"));
-    assert_eq!(density.legend.len(), 24);
+    assert_eq!(density.legend.len(), 8);
+    assert_eq!(density.legend[0].label, "k4-d512");
+    assert!(density.legend[0].note.ends_with(" of 1,536 dead") && density.subtitle.ends_with("seeds are pooled"));
     assert_eq!(frontier.panels[0].x.scale, Scale::Log);
     let labels: Vec<&str> = frontier.legend.iter().map(|e| e.label.as_str()).collect();
     assert_eq!(labels, ["512 latents", "2,048 latents", "baseline kmeans", "baseline pca", "baseline random"]);
     // Two widths: a line of four means each, and twelve points each.
-    let sizes: Vec<usize> = frontier.panels[0].series[6..].iter().map(|s| s.points.len()).collect();
+    let sizes: Vec<usize> = frontier.panels[0].series[12..].iter().map(|s| s.points.len()).collect();
     assert_eq!(sizes, [4, 12, 4, 12]);
     for panel in figures.iter().flat_map(|f| &f.panels) {
         for &(x, y) in panel.series.iter().filter(|s| !matches!(s.style, Style::Steps(_))).flat_map(|s| &s.points) {
@@ -108,9 +110,18 @@ fn a_single_run_needs_no_legend() {
     keep("single", &figures);
     assert!(figures[0].legend.is_empty() && figures[0].subtitle.contains("k16-d1024-s0"));
     let dead = runs[0].densities.as_ref().unwrap().values.iter().filter(|&&v| v == 0.0).count();
-    assert!(figures[1].legend[0].label.ends_with(&format!("{dead} of 1,024 dead")), "{}", figures[1].legend[0].label);
+    assert_eq!(figures[1].legend[0].note, format!(": {dead} of 1,024 dead"));
     let total: f64 = figures[1].panels[0].series[0].points.iter().map(|p| p.1).sum();
     assert!((total - 100.0 * (1024 - dead) as f64 / 1024.0).abs() < 1e-9, "every living latent is in a bin");
+}
+
+#[test]
+fn two_settings_are_filled_outlines() {
+    let runs = sweep(&[4, 32], &[1024], 1);
+    let figure = density::Density.figure(&runs).unwrap();
+    keep("two", &[figure.clone()]);
+    assert!(figure.legend.iter().all(|e| matches!(e.style, Some(Style::Steps(_)))));
+    assert!(figure.legend[1].label == "k32-d1024-s0");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Training curves: FVU, L0 and dead latents over tokens; the runs of a sweep in one picture.
 
-use super::figure::{colour, dash, Axis, Entry, Figure, Panel, Series, Style};
+use super::figure::{colour, dash, Axis, Entry, Figure, Panel, Scale, Series, Style};
 use super::{Chart, Run};
 use crate::score::thousands;
 use crate::train::LogRecord;
@@ -39,18 +39,22 @@ impl Chart for Training {
             });
             Panel { x: x.clone(), y, series: series.collect(), guides: Vec::new() }
         };
-        let panels = vec![
+        let mut panels = vec![
             panel("FVU (batch)", 4.0, |r| r.fvu),
             panel("L0 (latents/row)", 4.0, |r| r.l0),
             panel("dead latents", f64::INFINITY, |r| r.dead as f64),
         ];
+        if panels[1].y.scale == Scale::Log {
+            let last = logged.iter().filter_map(|(_, log)| Some(log.last()?.l0));
+            panels[1].y = panels[1].y.clone().marking(last);
+        }
         let legend = if settings.len() < 2 {
             Vec::new()
         } else {
             let entry = |(i, setting): (usize, &&str)| {
                 let seeds = logged.iter().filter(|(run, _)| run.setting() == *setting).count();
                 let label = if seeds > 1 { format!("{setting} ({seeds} seeds)") } else { setting.to_string() };
-                Entry { label, style: Some(Style::Line(dash(i), 2.5)), colour: colour(i) }
+                Entry { label, note: String::new(), style: Some(Style::Line(dash(i), 2.5)), colour: colour(i) }
             };
             settings.iter().enumerate().map(entry).collect()
         };

@@ -4,5 +4,6 @@ mod harvest;
 mod hosts;
 mod ingest;
 mod layering;
+mod score;
 mod shards;
 mod support;
