@@ -1,3 +1,4 @@
 //! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
 
+mod fable;
 mod support;

@@ -222,9 +222,7 @@ fn lanes_dot(a: &[f32], b: &[f32]) -> f32 {
     let (chunks_a, chunks_b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = chunks_a.remainder().iter().zip(chunks_b.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in chunks_a.zip(chunks_b) {
-        for i in 0..8 {
-            lanes[i] += a[i] * b[i];
-        }
+        lanes.iter_mut().zip(a).zip(b).for_each(|((lane, a), b)| *lane += a * b);
     }
     lanes.iter().sum::<f32>() + rest
 }
