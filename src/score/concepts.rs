@@ -274,7 +274,7 @@ fn search(name: &str, columns: &Columns, task: &Task, origin: impl Fn(u32) -> (u
 }
 
 fn check_dense(x: &[f32], width: usize, task: &Task) -> Result<()> {
-    if width == 0 || x.len() % width != 0 {
+    if width == 0 || !x.len().is_multiple_of(width) {
         return Err(Error::request(
             format!("{} values do not make rows of width {width}", x.len()),
             "give the activations row-major, [n, width]".to_owned(),

@@ -1,7 +1,7 @@
 //! The linear probe: logistic regression on the whole activation, one per concept. It says what is linearly there to be found; a single
 //! feature of a dictionary is not expected to beat it.
 //!
-//! Activations are centred and whitened (covariance of the fitting rows, with a ridge), so that L-BFGS meets round level sets and the L2
+//! Activations are centred and whitened (covariance of the selection rows, with a ridge), so that L-BFGS meets round level sets and the L2
 //! penalty weighs every direction by its own spread. Everything is accumulated in a fixed order; concepts go in parallel.
 
 use rayon::prelude::*;
@@ -15,17 +15,18 @@ use crate::rng::Rng;
 pub struct ProbeOptions {
     /// Strength of the penalty `l2 / 2 ||w||^2` beside the summed loss, in whitened units (1 is scikit-learn's `C = 1`).
     pub l2: f64,
-    /// Selection rows to fit on, at most; more are drawn down, seeded. The threshold is chosen on all selection rows.
+    /// Rows to fit one probe on, at most: positive selection rows for up to half of them, then negative ones, drawn with the seed. (That
+    /// shifts the bias, which the threshold, chosen on all selection rows, takes up again.)
     pub max_rows: usize,
     /// L-BFGS iterations, at most.
     pub max_iterations: usize,
-    /// Seed of the draw.
+    /// Seed of the draws.
     pub seed: u64,
 }
 
 impl Default for ProbeOptions {
     fn default() -> Self {
-        Self { l2: 1.0, max_rows: 30_000, max_iterations: 60, seed: 0 }
+        Self { l2: 1.0, max_rows: 8000, max_iterations: 40, seed: 0 }
     }
 }
 
@@ -38,17 +39,18 @@ pub fn probe(name: &str, x: &[f32], width: usize, task: &Task, options: &ProbeOp
     if task.selection.is_empty() {
         return Err(Error::request("a probe has no rows to be fitted on".to_owned(), "give selection rows".to_owned()));
     }
-    let mut fit = task.selection.to_vec();
-    if fit.len() > options.max_rows.max(1) {
-        Rng::stream(options.seed, "probe", 0).shuffle(&mut fit);
-        fit.truncate(options.max_rows.max(1));
-        fit.sort_unstable();
-    }
-    let whitening = Whitening::fit(x, width, &fit);
-    let white = whitening.apply(x, &fit);
+    let mut drawn = task.selection.to_vec();
+    Rng::stream(options.seed, "probe", 0).shuffle(&mut drawn);
+    let whitening = Whitening::fit(x, width, task.selection);
     Ok(task.report(name, |concept| {
-        let y: Vec<f32> = fit.iter().map(|&row| (task.labels[row as usize] >> concept & 1) as f32).collect();
-        let direction = whitening.back(&logistic(&white, width, &y, options));
+        let holds = |row: u32| task.labels[row as usize] >> concept & 1 == 1;
+        let positive = drawn.iter().copied().filter(|&row| holds(row)).take(options.max_rows.max(2) / 2);
+        let mut fit: Vec<u32> = positive.collect();
+        let left = options.max_rows.max(2) - fit.len();
+        fit.extend(drawn.iter().copied().filter(|&row| !holds(row)).take(left));
+        fit.sort_unstable();
+        let y: Vec<f32> = fit.iter().map(|&row| f32::from(u8::from(holds(row)))).collect();
+        let direction = whitening.back(&logistic(&whitening.apply(x, &fit), width, &y, options));
         let logit = |row: u32| {
             let row = &x[row as usize * width..][..width];
             direction.0.iter().zip(row).fold(direction.1, |sum, (w, &v)| sum + w * f64::from(v))
@@ -108,7 +110,7 @@ impl Whitening {
     fn apply(&self, x: &[f32], rows: &[u32]) -> Vec<f32> {
         let d = self.mean.len();
         let mut white = vec![0f32; rows.len() * d];
-        white.par_chunks_mut(d).zip(rows).for_each(|(out, &r)| {
+        white.chunks_mut(d).zip(rows).for_each(|(out, &r)| {
             let mut z = vec![0f64; d];
             for i in 0..d {
                 let l = &self.cholesky[i * d..i * d + i + 1];
@@ -222,9 +224,7 @@ fn lanes_dot(a: &[f32], b: &[f32]) -> f32 {
     let (chunks_a, chunks_b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = chunks_a.remainder().iter().zip(chunks_b.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in chunks_a.zip(chunks_b) {
-        for i in 0..8 {
-            lanes[i] += a[i] * b[i];
-        }
+        lanes.iter_mut().zip(a).zip(b).for_each(|((lane, a), b)| *lane += a * b);
     }
     lanes.iter().sum::<f32>() + rest
 }

@@ -84,7 +84,7 @@ impl<'a> Columns<'a> {
                 Box::new(rows[span.clone()].iter().copied().zip(values[span].iter().copied()))
             }
             Columns::Dense { x, width } => {
-                let sign = if column % 2 == 0 { 1.0 } else { -1.0 };
+                let sign = if column.is_multiple_of(2) { 1.0 } else { -1.0 };
                 Box::new((0u32..).zip(x.iter().skip(column / 2).step_by(*width).map(move |v| sign * v)))
             }
         }
