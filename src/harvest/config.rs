@@ -11,8 +11,6 @@ use crate::hook::HookPoint;
 use crate::host::HostModel;
 use crate::shard::{Column, Dtype, WriterOptions};
 
-/// Rows of which the median norm is taken.
-pub(super) const MEDIAN_ROWS: usize = 16_384;
 /// Bytes per row besides the activations, after encoding: more than it usually takes.
 const ID_BYTES: usize = 12;
 
@@ -54,6 +52,8 @@ pub struct HarvestConfig {
     pub keep: Vec<MaskRule>,
     /// Rows with more than this many times the median norm are outliers.
     pub outlier_factor: f64,
+    /// Rows whose median norm that is. They wait in memory until it is known.
+    pub outlier_rows: usize,
     /// Several documents in one context. Not there yet: `true` is refused.
     pub pack: bool,
     /// Rows per pair of shard files; a crash loses at most the work on one. `None`: 131,072 or 512 MiB.
@@ -76,6 +76,7 @@ impl Default for HarvestConfig {
             drop_bos: false,
             keep: Vec::new(),
             outlier_factor: 10.0,
+            outlier_rows: 16_384,
             pack: false,
             shard_rows: None,
             row_group_rows: None,
@@ -130,7 +131,12 @@ impl HarvestConfig {
             let help = "give a number above 1, or keep outliers with `harvest.keep`";
             return Err(config("outlier_factor", format!("is {}", self.outlier_factor), help));
         }
-        for (key, zero) in [("shard_rows", self.shard_rows == Some(0)), ("row_group_rows", self.row_group_rows == Some(0))] {
+        let zeros = [
+            ("outlier_rows", self.outlier_rows == 0),
+            ("shard_rows", self.shard_rows == Some(0)),
+            ("row_group_rows", self.row_group_rows == Some(0)),
+        ];
+        for (key, zero) in zeros {
             if zero {
                 return Err(config(key, "is 0".to_string(), "leave it out for the default"));
             }

@@ -1,6 +1,6 @@
 //! Which rows are written: token rules, the outlier rule, the split, the count.
 
-use super::config::{MaskRule, Plan, Thresholds, MEDIAN_ROWS};
+use super::config::{MaskRule, Plan, Thresholds};
 use super::forward::BlockRows;
 use super::state::State;
 use super::timing::Timing;
@@ -54,7 +54,8 @@ impl<'a> Rower<'a> {
         if self.thresholds.is_none() && !self.plan.keeps(MaskRule::Outlier) {
             self.waiting_rows += block.kept();
             self.waiting.push((block, timing.clone()));
-            let enough = self.plan.config.n_tokens.map_or(MEDIAN_ROWS, |n| MEDIAN_ROWS.min(n as usize));
+            let rows = self.plan.config.outlier_rows;
+            let enough = self.plan.config.n_tokens.map_or(rows, |n| rows.min(n as usize));
             if self.waiting_rows >= enough {
                 self.decide(writer)?;
             }
@@ -77,7 +78,8 @@ impl<'a> Rower<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let first = |c: usize| self.waiting.iter().flat_map(|(b, _)| b.norms[c].iter().copied()).take(MEDIAN_ROWS).collect();
+        let first =
+            |c: usize| self.waiting.iter().flat_map(|(b, _)| b.norms[c].iter().copied()).take(self.plan.config.outlier_rows).collect();
         let norms: Vec<Vec<f64>> = (0..self.plan.columns.len()).map(first).collect();
         self.thresholds = Some(Thresholds::decide(&self.plan.columns, &norms, self.plan.config.outlier_factor));
         for (block, timing) in std::mem::take(&mut self.waiting) {

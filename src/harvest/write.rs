@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 
 use super::config::Plan;
@@ -17,8 +18,9 @@ enum Job {
 
 /// Sends work to the thread.
 pub(super) struct Writer {
-    jobs: SyncSender<Job>,
-    thread: std::sync::Mutex<Option<JoinHandle<Result<Option<State>>>>>,
+    /// `None` once closed.
+    jobs: Option<SyncSender<Job>>,
+    thread: Mutex<Option<JoinHandle<Result<Option<State>>>>>,
 }
 
 impl Writer {
@@ -39,7 +41,7 @@ impl Writer {
             .name("harvest-writer".into())
             .spawn(move || work(shards, &dir, &identity, &receiver))
             .map_err(|e| Error::io("start a writer to", out, e))?;
-        Ok(Self { jobs, thread: std::sync::Mutex::new(Some(thread)) })
+        Ok(Self { jobs: Some(jobs), thread: Mutex::new(Some(thread)) })
     }
 
     /// Rows to append.
@@ -68,7 +70,7 @@ impl Writer {
     }
 
     fn send(&self, job: Job) -> Result<()> {
-        if self.jobs.send(job).is_ok() {
+        if self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
             return Ok(());
         }
         self.outcome().and(Err(Error::request("the writer stopped early", "this is a bug in lapidary: please report it")))
@@ -78,6 +80,15 @@ impl Writer {
         let thread = self.thread.lock().map_or(None, |mut t| t.take());
         let Some(thread) = thread else { return Ok(None) };
         thread.join().unwrap_or_else(|_| Err(Error::request("the writer panicked", "this is a bug in lapidary: please report it")))
+    }
+}
+
+impl Drop for Writer {
+    /// A harvest that is given up returns only when nothing writes to its folder any more: the next run may begin at once.
+    fn drop(&mut self) {
+        self.jobs = None;
+        // Whatever it says, another error is already on its way.
+        let _ = self.outcome();
     }
 }
 
