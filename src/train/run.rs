@@ -208,7 +208,8 @@ fn learn(r: &mut Running, x: &Tensor, spread: f64, step: u64, tokens: u64, epoch
         return Err(Error::Diverged { step, loss: norm, lr });
     }
     r.window.add(x.dim(0)? as u64, &made, spread, norm);
-    if step % r.member.train.log_every_steps == 0 || step == r.member.train.n_steps() {
+    // Counted from the end, so that the last line is a full window's mean: it is the one that people read.
+    if (r.member.train.n_steps() - step).is_multiple_of(r.member.train.log_every_steps) {
         let record = r.window.take(step, tokens, epoch, lr, r.learner.silence());
         r.log.write(&record)?;
     }
