@@ -56,7 +56,7 @@ pub struct HarvestConfig {
     pub outlier_rows: usize,
     /// Several documents in one context. Not there yet: `true` is refused.
     pub pack: bool,
-    /// Rows per pair of shard files; a crash loses at most the work on one. `None`: 131,072 or 512 MiB.
+    /// Rows per pair of shard files; a crash loses at most the work on one. `None`: 65,536 or 256 MiB.
     pub shard_rows: Option<u64>,
     /// Rows per Parquet row group; `None`: about 4 MiB of the widest column.
     pub row_group_rows: Option<usize>,
@@ -151,7 +151,7 @@ impl HarvestConfig {
         resolved.keep.sort_unstable();
         resolved.keep.dedup();
         let row_bytes: usize = columns.iter().map(|c| c.width * c.dtype.bytes()).sum();
-        resolved.shard_rows.get_or_insert((512usize << 20).checked_div(row_bytes).map_or(131_072, |n| n.clamp(8192, 131_072)) as u64);
+        resolved.shard_rows.get_or_insert((256usize << 20).checked_div(row_bytes).map_or(65_536, |n| n.clamp(8192, 65_536)) as u64);
         let options = WriterOptions { row_group_rows: self.row_group_rows, ..WriterOptions::default() };
         resolved.row_group_rows = Some(options.resolve_row_group_rows(&columns));
         Ok(Plan { config: resolved, points, columns })

@@ -57,7 +57,7 @@ impl Default for IngestConfig {
             held_out: 0.05,
             held_out_last: None,
             split_seed: 0,
-            shard_rows: 131_072,
+            shard_rows: 65_536,
             row_group_rows: None,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float16Type, Float32Type, UInt16Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, UInt16Type, UInt32Type, UInt64Type};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::chunk::Chunks;
 use super::crc::crc32;
 use super::manifest::{Manifest, ShardEntry};
-use super::schema::{arrow_schema, HARVEST_KEY, N_ID_COLUMNS};
+use super::schema::{arrow_schema, DTYPE_KEY, HARVEST_KEY, N_ID_COLUMNS};
 use super::shuffle::{ShuffleConfig, Shuffled};
 use super::writer::{hex, read_footer};
 use super::{page, Batch, Column, Dtype, Split};
@@ -194,28 +194,38 @@ impl Shards {
     }
 
     /// Reads one row group of the column with this index.
-    pub(super) fn read_group(&self, at: Group, column: usize) -> Result<Batch> {
+    fn read_group(&self, at: Group, column: usize) -> Result<Batch> {
+        let mut batch = Batch::default();
+        self.append_group(at, column, &mut batch)?;
+        Ok(batch)
+    }
+
+    /// Appends one row group of the column with this index.
+    pub(super) fn append_group(&self, at: Group, column: usize, out: &mut Batch) -> Result<()> {
         let file = &self.files[at.file];
         let spec = &self.manifest.columns[column].column;
         let leaf = N_ID_COLUMNS + column;
         let leaves = [0, 1, 2, leaf];
         let chunks = Arc::new(file.read_chunks(at.group, &leaves)?);
         let parquet = |e: ParquetError| Error::format("shard", &file.path, e.to_string(), HELP);
-        let mut x = Vec::with_capacity(at.rows * spec.width);
+        let (had, had_tokens) = (out.n, out.token_id.len());
+        out.x.reserve(at.rows * spec.width);
         let chunk_metadata = file.metadata.metadata().row_group(at.group).column(leaf);
-        let fast = page::decode(&chunks, chunk_metadata, at.rows, spec.width, spec.dtype, &mut x).map_err(parquet)?;
+        let fast = page::decode(&chunks, chunk_metadata, at.rows, spec.width, spec.dtype, &mut out.x).map_err(parquet)?;
         let general = if fast.is_some() { &leaves[..3] } else { &leaves[..] };
-        let mut out = Batch { n: 0, x, ..Batch::default() };
         for batch in file.arrow_batches(chunks, at.group, general, at.rows).map_err(parquet)? {
             let batch = batch.map_err(|e| Error::format("shard", &file.path, e.to_string(), HELP))?;
-            append_arrow(&mut out, &batch, spec)
+            append_arrow(out, &batch, spec)
                 .map_err(|problem| Error::format("shard", &file.path, format!("row group {}: {problem}", at.group), HELP))?;
         }
-        if out.n != at.rows || out.x.len() != at.rows * spec.width || !(out.token_id.is_empty() || out.token_id.len() == out.n) {
-            let problem = format!("row group {} holds {} rows and {} values, {} rows announced", at.group, out.n, out.x.len(), at.rows);
+        // All rows of a folder have token ids, or none has.
+        let tokens = out.token_id.len();
+        if out.n - had != at.rows || out.x.len() != out.n * spec.width || !(tokens == out.n || (tokens == 0 && had_tokens == 0)) {
+            let found = (out.n - had, out.x.len(), tokens);
+            let problem = format!("row group {}: rows, values and token ids are {found:?} with {had} rows before it", at.group);
             return Err(Error::format("shard", &file.path, problem, HELP));
         }
-        Ok(out)
+        Ok(())
     }
 }
 
@@ -248,7 +258,11 @@ impl ShardFile {
             return Err(bad(format!("it has {} rows, the manifest says {}", footer.num_rows(), entry.rows)));
         }
         let expected = arrow_schema(columns);
-        if let Some((found, wanted)) = metadata.schema().fields().iter().zip(expected.fields()).find(|(f, w)| f != w) {
+        let agrees = |f: &Field, w: &Field| {
+            let dtype = |f: &Field| f.metadata().get(DTYPE_KEY).cloned();
+            f.name() == w.name() && f.data_type() == w.data_type() && f.is_nullable() == w.is_nullable() && dtype(f) == dtype(w)
+        };
+        if let Some((found, wanted)) = metadata.schema().fields().iter().zip(expected.fields()).find(|(f, w)| !agrees(f, w)) {
             return Err(bad(format!(
                 "its column `{}` is {}, `{}` {} expected",
                 found.name(),

@@ -227,12 +227,7 @@ fn load(shards: &Shards, column: usize, groups: &[Group], seed: u64, at: Cursor)
     let mut rows = Batch::default();
     rows.x.reserve_exact(n * shards.manifest().columns[column].column.width);
     for &group in groups {
-        let batch = shards.read_group(group, column)?;
-        rows.n += batch.n;
-        rows.x.extend_from_slice(&batch.x);
-        rows.doc_id.extend_from_slice(&batch.doc_id);
-        rows.position.extend_from_slice(&batch.position);
-        rows.token_id.extend_from_slice(&batch.token_id);
+        shards.append_group(group, column, &mut rows)?;
     }
     let mut order: Vec<u32> = (0..rows.n as u32).collect();
     Rng::stream(seed, "data-window", at.epoch << 32 | at.window).shuffle(&mut order);

@@ -1,5 +1,6 @@
 //! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
 
+mod corpus;
 mod fable;
 mod harvest;
 mod hosts;
