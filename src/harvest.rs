@@ -21,8 +21,8 @@ mod state;
 mod timing;
 mod write;
 
-pub use config::{HarvestConfig, MaskRule, Plan};
 pub use crate::artefact::Mode;
+pub use config::{HarvestConfig, MaskRule, Plan};
 pub use ingest::{ingest, IngestConfig};
 pub use report::HarvestReport;
 

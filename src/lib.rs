@@ -16,32 +16,23 @@ pub mod hook;
 pub mod progress;
 pub mod rng;
 
+// The compute seam.
+pub mod kernels;
+
 // The stages, in pipeline order.
 pub mod corpus;
+pub mod dictionary;
+pub mod encode;
 pub mod harvest;
 pub mod host;
-pub mod shard;
-
-// Where models meet disk.
-pub mod harvest;
-
-// What training leaves behind.
-pub mod dictionary;
-
-// Learners and the loop around them.
-pub mod sae;
-pub mod train;
-
-// What reads results.
-pub mod encode;
 pub mod plot;
+pub mod sae;
 pub mod score;
+pub mod shard;
+pub mod train;
 
 // Settings, composed.
 pub mod config;
-
-// The compute seam.
-pub mod kernels;
 
 pub use codes::Codes;
 pub use dictionary::{Activation, Dictionary};
