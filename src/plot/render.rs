@@ -188,7 +188,6 @@ impl<B: DrawingBackend> Canvas<B> {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)] // a text has that many properties
     fn text(&self, text: &str, at: (f64, f64), size: f64, style: FontStyle, h: HPos, v: VPos) -> Drawn<B> {
         let at = if matches!(v, VPos::Center) { (at.0, at.1 + self.nudge * size) } else { at };
         let style = TextStyle::from(font(size, style)).color(&INK).pos(Pos::new(h, v));

@@ -109,7 +109,7 @@ fn a_real_host_loses_nothing_to_the_identity() {
     for id in ["explained_variance", "ce_loss_score", "ce_loss_score_all", "kl_score", "kl_score_all"] {
         assert_eq!(figure(3, id), 1.0, "{id}");
     }
-    // The host's perplexity on its own samples is about 3.8; zeroing a layer destroys it, and each baseline saves part of it.
+    // 128 tokens cut across stories: a little above the host's 1.34 nats on its own samples. Zeroing destroys it, each baseline saves part.
     assert!((1.2..1.5).contains(&figure(3, "ce_clean")), "{}", figure(3, "ce_clean"));
     assert!(figure(3, "ce_zero") > 2.0 * figure(3, "ce_clean"));
     for i in 0..3 {

@@ -40,13 +40,13 @@ pub struct BaselineConfig {
     pub sample_rows: usize,
     /// At most this many centroids: `min(d_sae, max_centroids)`.
     pub max_centroids: usize,
-    /// Lloyd iterations; fewer when no row changes its centroid.
+    /// Lloyd iterations at most; fewer when hardly a row changes its centroid.
     pub lloyd_iterations: usize,
 }
 
 impl Default for BaselineConfig {
     fn default() -> Self {
-        Self { k: 32, d_sae: 16_384, seed: 0, sample_rows: 32_768, max_centroids: 1024, lloyd_iterations: 20 }
+        Self { k: 32, d_sae: 16_384, seed: 0, sample_rows: 32_768, max_centroids: 1024, lloyd_iterations: 10 }
     }
 }
 
