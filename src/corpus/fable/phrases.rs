@@ -109,8 +109,8 @@ impl Teller {
         let (look, say, ask) = (verb("look"), verb("say"), verb("ask"));
         let (be, not_do) = (self.be_form(who), self.do_form(who));
         let far_words = [lexicon.id("near"), lexicon.id("by")];
-        let mut options: Vec<_> = even(&moves, 0.18).chain(even(&acts, 0.18)).collect();
-        options.extend([(look, 0.1), (not_do, 0.13), (be, 0.13), (say, 0.17), (ask, 0.11)]);
+        let mut options: Vec<_> = even(&moves, 0.16).chain(even(&acts, 0.16)).collect();
+        options.extend([(look, 0.16), (not_do, 0.12), (be, 0.12), (say, 0.17), (ask, 0.11)]);
         if far {
             options.extend(even(&far_words, 0.4));
         }
@@ -336,7 +336,7 @@ impl Teller {
         let be = lexicon.id(if character.many { "are" } else { "am" });
         let [want, see] = ["want", "see"].map(|v| lexicon.verb(v).base);
         let (will, not_do) = (lexicon.id("will"), lexicon.id("do"));
-        let word = self.w.pick(&[(want, 0.3), (see, 0.15), (will, 0.2), (be, 0.2), (not_do, 0.15)]);
+        let word = self.w.pick(&[(want, 0.4), (see, 0.15), (will, 0.15), (be, 0.15), (not_do, 0.15)]);
         if word == want {
             self.wished_for(who);
             self.w.say(".");
@@ -375,7 +375,7 @@ impl Teller {
     fn quoted_question(&mut self, who: usize) {
         let lexicon = self.w.lexicon;
         let [place, ask, are] = ["where", "do", "are"].map(|word| lexicon.id(word));
-        let word = self.w.pick(&[(place, 0.4), (ask, 0.35), (are, 0.25)]);
+        let word = self.w.pick(&[(place, 0.4), (ask, 0.4), (are, 0.2)]);
         self.w.mark(Question.bit());
         self.w.set(Question, true);
         if word == place {
