@@ -98,7 +98,7 @@ pub(super) fn find(source: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
     })?;
     let mut found = Vec::new();
     for entry in matches {
-        let entry = entry.map_err(|e| Error::io("read the corpus", e.path().to_path_buf(), e.into()))?;
+        let entry = entry.map_err(|e| Error::io("read the corpus", e.path().to_path_buf(), e.into_error()))?;
         if entry.is_file() {
             found.push(entry);
         }

@@ -172,8 +172,8 @@ fn gather(
     let values = &storage.as_slice::<f32>()?[layout.start_offset()..];
     for (at, &i) in pass.iter().enumerate() {
         let context = &contexts[i];
-        let mut row = first_row[i];
-        for (token, _) in context.masked.iter().enumerate().filter(|(_, m)| **m == Mask::Keep) {
+        let kept = context.masked.iter().enumerate().filter(|(_, m)| **m == Mask::Keep);
+        for (row, (token, _)) in (first_row[i]..).zip(kept) {
             let from = (at * t + token) * width;
             let source = &values[from..from + width];
             let sq = sum_sq(source);
@@ -188,7 +188,6 @@ fn gather(
             }
             rows.columns[c][row * width..(row + 1) * width].copy_from_slice(source);
             rows.norms[c][row] = sq.sqrt();
-            row += 1;
         }
     }
     Ok(())

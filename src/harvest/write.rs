@@ -1,6 +1,6 @@
 //! The writer's thread: encoding, hashing and writing overlap with the forward passes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::Mutex;
 use std::thread::JoinHandle;
@@ -92,7 +92,7 @@ impl Drop for Writer {
     }
 }
 
-fn work(mut shards: ShardWriter, dir: &PathBuf, identity: &Identity, jobs: &Receiver<Job>) -> Result<Option<State>> {
+fn work(mut shards: ShardWriter, dir: &Path, identity: &Identity, jobs: &Receiver<Job>) -> Result<Option<State>> {
     // The loop ends without `Finish` when the harvest was given up: then what is unsealed is dropped.
     while let Ok(job) = jobs.recv() {
         match job {

@@ -351,7 +351,7 @@ fn append_arrow(out: &mut Batch, batch: &RecordBatch, spec: &Column) -> Result<(
     out.n += batch.num_rows();
     let Some(list) = batch.column_by_name(&spec.name) else { return Ok(()) };
     let list = list.as_fixed_size_list_opt().filter(|l| l.null_count() == 0).ok_or_else(|| wrong(&spec.name))?;
-    let from = list.value_offset_at(0) as usize;
+    let from = list.value_offset_at(0);
     let span = from..from + list.len() * spec.width;
     let values = list.values();
     if values.null_count() != 0 {
