@@ -98,7 +98,10 @@ pub(super) fn find(source: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
     })?;
     let mut found = Vec::new();
     for entry in matches {
-        let entry = entry.map_err(|e| Error::io("read the corpus", e.path().to_path_buf(), e.into_error()))?;
+        let entry = entry.map_err(|e| {
+            let path = e.path().to_path_buf();
+            Error::io("read the corpus", path, e.into())
+        })?;
         if entry.is_file() {
             found.push(entry);
         }
