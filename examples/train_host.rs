@@ -89,8 +89,8 @@ impl Model {
         })
     }
 
-    /// Norms start at 1, matrices at N(0, 1 / fan-in), those that write to the residual stream smaller by sqrt(2 layers). The usual 0.02 is
-    /// far too small at this width: with it the host never learns to look up who wished for what.
+    /// Norms start at 1, matrices at N(0, 1 / fan-in), those that write to the residual stream smaller by sqrt(2 layers). With the usual
+    /// 0.02, far too small at this width, looking up who wished for what had not begun after 6.3 M tokens.
     fn init(seed: u64) -> Result<Self> {
         let tensors = shapes().into_iter().enumerate().map(|(i, (name, shape))| {
             let n: usize = shape.iter().product();

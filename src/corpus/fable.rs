@@ -31,6 +31,7 @@ mod tests;
 pub use concepts::{Class, Concept, Labels};
 
 use crate::rng::Rng;
+use concepts::Context;
 
 /// Padding; never in a story.
 pub const PAD: u32 = 0;
@@ -72,7 +73,7 @@ pub fn concept(name: &str) -> Option<usize> {
 /// Story `index` of the endless sequence that `seed` names. The same arguments give the same story everywhere.
 pub fn story(seed: u64, index: u64) -> Story {
     let writer = writer::Writer::new(Rng::stream(seed, "fable", index));
-    grammar::Teller { w: writer, cast: Vec::new(), topic: None, happy: true, past: None }.tell().finish()
+    grammar::Teller { w: writer, cast: Vec::new(), topic: None, happy: true, past: None, part: Context::PlaceOpening }.tell().finish()
 }
 
 /// The words of a story, separated by spaces, without `<bos>`.

@@ -4,7 +4,6 @@
 //! Noun phrases and predicates are in `phrases`.
 
 use super::concepts::Context::{self, *};
-use super::concepts::Labels;
 use super::words::{Gender, Noun, Verb};
 use super::writer::{even, Writer};
 
@@ -50,13 +49,6 @@ impl Character {
     }
 }
 
-/// Labels that belong to one sentence's subject.
-pub(super) const SUBJECT: Labels =
-    NumberSingular.bit() | NumberPlural.bit() | SubjectFirst.bit() | SubjectSecond.bit() | SubjectPerson.bit() | SubjectAnimal.bit();
-
-/// Labels of narration: suspended inside quotations.
-pub(super) const NARRATION: Labels = SUBJECT | TensePast.bit() | TensePresent.bit();
-
 /// A story and what its words have told so far.
 pub(super) struct Teller {
     pub w: Writer,
@@ -65,6 +57,8 @@ pub(super) struct Teller {
     pub topic: Option<usize>,
     pub happy: bool,
     pub past: Option<bool>,
+    /// `PlaceOpening`, `PlaceMiddle` or `PlaceEnding`.
+    pub part: Context,
 }
 
 /// How often a character with a name is called by it, where no pronoun stands.
@@ -77,8 +71,7 @@ impl Teller {
     /// Tells the whole story.
     pub(super) fn tell(mut self) -> Writer {
         self.opening();
-        self.w.set(Opening, false);
-        self.w.set(Middle, true);
+        self.part = PlaceMiddle;
         for who in 0..2 {
             self.wish(who);
         }
@@ -93,26 +86,20 @@ impl Teller {
     /// `one sunny morning , a boy named tom met two foxes near the river .`
     fn opening(&mut self) {
         let lexicon = self.w.lexicon;
-        self.w.set(Opening, true);
         self.w.say("one");
         let (fair, foul) = (lexicon.set("weather.fair"), lexicon.set("weather.foul"));
         let weather: Vec<_> = even(fair, 0.5).chain(even(foul, 0.5)).collect();
         let weather = self.w.pick(&weather);
         self.happy = fair.contains(&weather);
-        self.w.set(if self.happy { MoodHappy } else { MoodSad }, true);
         self.w.pick(&even(lexicon.set("time"), 1.0).collect::<Vec<_>>());
         self.w.say(",");
-        self.introduce(RoleSubject);
-        self.subject_labels(0);
+        self.introduce(true);
+        self.verb_due();
         let meet = lexicon.verb("meet");
         let present = if self.cast[0].many { meet.base } else { meet.third };
-        // The story's tense is told by its first verb, so the verb itself already carries it.
-        let past = self.w.pick(&[(meet.past, 0.5), (present, 0.5)]) == meet.past;
-        self.past = Some(past);
-        let tense = if past { TensePast } else { TensePresent };
-        self.w.mark(tense.bit());
-        self.w.set(tense, true);
-        self.introduce(RoleObject);
+        // The first verb tells the story's tense.
+        self.past = Some(self.w.pick(&[(meet.past, 0.5), (present, 0.5)]) == meet.past);
+        self.introduce(false);
         self.w.pick(&even(&[lexicon.id("near"), lexicon.id("by"), lexicon.id("in")], 1.0).collect::<Vec<_>>());
         self.place();
         self.end_sentence(0);
@@ -128,6 +115,7 @@ impl Teller {
         self.w.pick(&[(self.inflect(want, who), 0.6), (self.inflect(like, who), 0.4)]);
         let (a, some) = (lexicon.id("a"), lexicon.id("some"));
         let many = self.w.pick(&[(a, 0.5), (some, 0.5)]) == some;
+        self.w.mark(RoleObject);
         let taken = self.cast[0].wish.map(|wish| wish.item);
         let free: Vec<_> = (0..lexicon.items.len()).filter(|&i| Some(i) != taken).collect();
         let form = |i: usize| if many { lexicon.items[i].many } else { lexicon.items[i].one };
@@ -148,10 +136,7 @@ impl Teller {
         start.extend(subjects.iter().map(|&(word, weight)| (word, weight * (1.0 - stop) * 0.8)));
         let mut first = self.w.pick(&start);
         if endings.contains(&first) {
-            self.w.unmark(Middle.bit());
-            self.w.mark(Ending.bit());
-            self.w.set(Middle, false);
-            self.w.set(Ending, true);
+            self.part = PlaceEnding;
             self.ending(first == endings[0]);
             return false;
         }
@@ -176,6 +161,7 @@ impl Teller {
         self.w.pick(&even(&verbs, 1.0).collect::<Vec<_>>());
         self.wished_for(who);
         self.w.say("and");
+        self.number_due(who);
         self.be(who);
         let (very, feelings) = (lexicon.id("very"), lexicon.set(if self.happy { "feeling.happy" } else { "feeling.sad" }));
         let mut options: Vec<_> = even(feelings, 0.7).collect();
@@ -193,7 +179,6 @@ impl Teller {
         if !self.w.ends_with("\"") && !self.w.ends_with(".") {
             self.w.say(".");
         }
-        self.w.suspend(SUBJECT | Negation.bit());
         self.topic = Some(who);
     }
 
@@ -231,48 +216,52 @@ impl Teller {
             (Some(c), _) => c,
             (None, Some(topic)) if !is_the => topic,
             _ => {
+                self.w.mark(RoleSubject);
                 let shares = self.shares(who).0;
                 let nouns = who.iter().zip(shares).map(|(&c, share)| (self.cast[c].form(), share * self.called_by_noun(c)));
                 let noun = self.w.pick(&nouns.collect::<Vec<_>>());
                 who.iter().copied().find(|&c| self.cast[c].form() == noun).expect("the word was one of these forms")
             }
         };
-        if named.is_some() || is_the {
-            self.w.mark(RoleSubject.bit());
-        } else {
+        if named.is_none() && !is_the {
             self.mark_referent(subject);
         }
         self.verb_due();
-        self.subject_labels(subject);
+        // Of the words a subject ends in, only sheep and their like do not show number.
+        let Character { noun, .. } = self.cast[subject];
+        if is_the && noun.one == noun.many {
+            self.number_due(subject);
+        }
         subject
     }
 
     /// The token just written is a pronoun that means `who`.
     pub(super) fn mark_referent(&mut self, who: usize) {
-        let kind = if self.cast[who].is_person() { ReferentPerson } else { ReferentAnimal };
-        self.w.mark(kind.bit() | [ReferentFirst, ReferentSecond][who].bit());
+        self.w.mark(if self.cast[who].is_person() { ReferentPerson } else { ReferentAnimal });
+        self.w.mark([ReferentFirst, ReferentSecond][who]);
     }
 
     /// The token just written completes a subject: a verb may follow.
     pub(super) fn verb_due(&mut self) {
+        self.w.mark(self.part);
         if let Some(past) = self.past {
-            self.w.mark(if past { VerbDuePast } else { VerbDuePresent }.bit());
+            self.w.mark(if past { TensePast } else { TensePresent });
         }
+    }
+
+    /// The number of `who` decides what follows the token just written, which does not show it.
+    pub(super) fn number_due(&mut self, who: usize) {
+        self.w.mark(if self.cast[who].many { NumberPlural } else { NumberSingular });
+    }
+
+    /// What `who` is decides what follows the token just written, which does not show it.
+    pub(super) fn kind_due(&mut self, who: usize) {
+        self.w.mark(if self.cast[who].is_person() { SubjectPerson } else { SubjectAnimal });
     }
 
     /// A feeling or a manner may follow the token just written.
     pub(super) fn feeling_due(&mut self) {
-        self.w.mark(if self.happy { FeelingDueHappy } else { FeelingDueSad }.bit());
-    }
-
-    fn subject_labels(&mut self, who: usize) {
-        let character = self.cast[who];
-        let labels: [Context; 3] = [
-            if character.many { NumberPlural } else { NumberSingular },
-            if character.is_person() { SubjectPerson } else { SubjectAnimal },
-            [SubjectFirst, SubjectSecond][who],
-        ];
-        labels.into_iter().for_each(|label| self.w.set(label, true));
+        self.w.mark(if self.happy { MoodHappy } else { MoodSad });
     }
 
     /// The form of a verb for this subject in this story's tense.

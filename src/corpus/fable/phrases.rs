@@ -1,7 +1,7 @@
 //! Phrases: introductions, objects, places, predicates and quotations.
 
-use super::concepts::Context::{self, *};
-use super::grammar::{Character, Teller, NARRATION};
+use super::concepts::Context::*;
+use super::grammar::{Character, Teller};
 use super::words::Gender;
 use super::writer::even;
 
@@ -14,11 +14,13 @@ struct After {
 
 impl Teller {
     /// `a [small] boy named tom` or `two [small] foxes`: a new character, unlike those before.
-    pub(super) fn introduce(&mut self, role: Context) {
+    pub(super) fn introduce(&mut self, is_subject: bool) {
         let lexicon = self.w.lexicon;
         let a = lexicon.id("a");
         let count: Vec<_> = [(a, 0.6)].into_iter().chain(even(lexicon.set("numeral"), 0.4)).collect();
         let many = self.w.pick(&count) != a;
+        let role = if is_subject { RoleSubject } else { RoleObject };
+        self.w.mark(role);
         let known: Vec<_> = self.cast.iter().map(|c| c.noun.path).collect();
         let form = |i: usize| if many { lexicon.beings[i].many } else { lexicon.beings[i].one };
         let new: Vec<_> = (0..lexicon.beings.len()).filter(|&i| !known.contains(&lexicon.beings[i].path)).collect();
@@ -28,9 +30,13 @@ impl Teller {
         let total: f64 = nouns.iter().map(|n| n.1).sum();
         let mut word = self.w.pick(&even(sizes, total / 3.0).chain(nouns.iter().copied()).collect::<Vec<_>>());
         if sizes.contains(&word) {
+            self.w.mark(role);
+            self.phrase_number(many);
             word = self.w.pick(&nouns);
         }
-        self.w.mark(role.bit());
+        if !is_subject {
+            self.w.mark(BeingObject);
+        }
         let noun = &lexicon.beings[new.into_iter().find(|&i| form(i) == word).expect("the word was one of these forms")];
         let mut character = Character { noun, name: None, many, gender: noun.gender, wish: None };
         if character.is_person() && !many {
@@ -44,21 +50,29 @@ impl Teller {
             let taken = self.cast.first().and_then(|c| c.name);
             let names: Vec<_> = male.iter().chain(female).copied().filter(|n| fits(n) && Some(*n) != taken).collect();
             let name = self.w.pick(&even(&names, 1.0).collect::<Vec<_>>());
-            self.w.mark(role.bit());
+            if !is_subject {
+                self.w.mark(BeingObject);
+            }
             character.name = Some(name);
             character.gender = if male.contains(&name) { Gender::He } else { Gender::She };
         }
         self.cast.push(character);
     }
 
-    /// `the [dark] forest`, after its preposition.
+    fn phrase_number(&mut self, many: bool) {
+        self.w.mark(if many { PhrasePlural } else { PhraseSingular });
+    }
+
+    /// `the [big] forest`, after its preposition.
     pub(super) fn place(&mut self) {
         let lexicon = self.w.lexicon;
         self.w.say("the");
+        self.w.mark(RolePlace);
         let adjectives = [lexicon.set("colour"), lexicon.set("size")].concat();
         let places = &lexicon.places;
         let word = self.w.pick(&even(&adjectives, 0.2).chain(even(places, 0.8)).collect::<Vec<_>>());
         if adjectives.contains(&word) {
+            self.w.mark(RolePlace);
             self.w.pick(&even(places, 1.0).collect::<Vec<_>>());
         }
     }
@@ -66,10 +80,8 @@ impl Teller {
     /// `the kite`: what `who` wishes for.
     pub(super) fn wished_for(&mut self, who: usize) {
         self.w.say("the");
-        self.wished_noun(who);
-    }
-
-    fn wished_noun(&mut self, who: usize) {
+        self.w.mark(RoleObject);
+        self.w.mark([WishDueFirst, WishDueSecond][who]);
         // Both wishes are told before anything else happens.
         if let Some(wish) = self.cast[who].wish {
             let item = &self.w.lexicon.items[wish.item];
@@ -82,12 +94,12 @@ impl Teller {
     /// The noun just written is an object: perhaps a being that could be a subject elsewhere, perhaps somebody's wish.
     pub(super) fn mark_object(&mut self, noun: u32) {
         if self.w.lexicon.beings.iter().any(|b| b.one == noun || b.many == noun) {
-            self.w.mark(RoleObject.bit());
+            self.w.mark(BeingObject);
         }
         for (who, label) in [WishFirst, WishSecond].into_iter().enumerate() {
             let item = self.cast.get(who).and_then(|c| c.wish).map(|wish| &self.w.lexicon.items[wish.item]);
             if item.is_some_and(|item| item.one == noun || item.many == noun) {
-                self.w.mark(label.bit());
+                self.w.mark(label);
             }
         }
     }
@@ -118,10 +130,16 @@ impl Teller {
         if far_words.contains(&word) {
             self.place();
             self.verb_due();
+            self.number_due(who);
+            self.kind_due(who);
             self.predicate(who, false);
         } else if moves.contains(&word) {
             self.motion(who);
         } else if acts.contains(&word) {
+            // `his` or `their` may follow; a present verb shows the number itself.
+            if self.past == Some(true) {
+                self.number_due(who);
+            }
             self.object(Some(who));
         } else if word == look {
             self.w.say("for");
@@ -183,6 +201,7 @@ impl Teller {
         let lexicon = self.w.lexicon;
         let (stop, and) = (lexicon.id("."), lexicon.id("and"));
         if self.w.pick(&[(stop, 1.0 - weight), (and, weight)]) == and {
+            self.number_due(who);
             self.be(who);
             self.feeling(false);
         }
@@ -200,12 +219,14 @@ impl Teller {
         }
         let mut word = self.w.pick(&options);
         let negated = word == not;
-        if negated {
-            self.w.set(Negation, true);
-        }
         if negated || word == very {
-            self.feeling_due_unless(negated);
+            if !negated {
+                self.feeling_due();
+            }
             word = self.w.pick(&even(mood(self.happy != negated), 0.6).chain(even(neutral, 0.4)).collect::<Vec<_>>());
+        }
+        if negated {
+            self.w.mark(Negation);
         }
         if long {
             let (stop, join) = (lexicon.id("."), lexicon.id(if negated { "or" } else { "and" }));
@@ -216,21 +237,17 @@ impl Teller {
         }
     }
 
-    fn feeling_due_unless(&mut self, negated: bool) {
-        if !negated {
-            self.feeling_due();
-        }
-    }
-
     /// `not see any [red] pears [or plums] [in the garden] [, either]`, after a form of `do`.
     fn negated(&mut self, verbs: &[&str]) {
         let lexicon = self.w.lexicon;
         self.w.say("not");
-        self.w.set(Negation, true);
         let verbs: Vec<_> = verbs.iter().map(|v| lexicon.verb(v).base).collect();
         self.w.pick(&even(&verbs, 1.0).collect::<Vec<_>>());
+        self.w.mark(Negation);
         self.w.say("any");
+        self.w.mark(RoleObject);
         let noun = self.described(true);
+        self.w.mark(Negation);
         self.after_object(noun, "or", "either", After { stop: 0.4, place: 0.2, afterthought: 0.15 }, true, None);
     }
 
@@ -243,6 +260,7 @@ impl Teller {
             options.extend([(lexicon.id(self.cast[who].pronouns().1), 0.2), (the, 0.15)]);
         }
         let word = self.w.pick(&options);
+        self.w.mark(RoleObject);
         if let (Some(who), true) = (who, word == the) {
             let noun = self.cast[1 - who].form();
             self.w.say_id(noun);
@@ -264,6 +282,8 @@ impl Teller {
         let adjectives = [lexicon.set("colour"), lexicon.set("size")].concat();
         let mut word = self.w.pick(&even(&adjectives, 0.4).chain(nouns.iter().copied()).collect::<Vec<_>>());
         if adjectives.contains(&word) {
+            self.w.mark(RoleObject);
+            self.phrase_number(many);
             word = self.w.pick(&nouns);
         }
         self.mark_object(word);
@@ -280,7 +300,11 @@ impl Teller {
             options.push((join_id, 1.0 - after.stop - after.place - after.afterthought));
         }
         let mut word = self.w.pick(&options);
+        let negated = afterthought == "either";
         if word == join_id {
+            if let Some(who) = who {
+                self.number_due(who);
+            }
             let others: Vec<_> = lexicon.items.iter().map(|n| n.many).filter(|&n| n != noun).collect();
             let be = who.map(|who| self.be_form(who));
             let mut options: Vec<_> = be.map(|be| (be, 0.4)).into_iter().collect();
@@ -293,6 +317,9 @@ impl Teller {
                 return self.feeling(false);
             }
             self.mark_object(next);
+            if negated {
+                self.w.mark(Negation);
+            }
             word = self.w.pick(&[(stop, 0.6), (place, 0.2), (comma, 0.2)]);
         }
         if word == place {
@@ -300,6 +327,9 @@ impl Teller {
             word = self.w.pick(&[(stop, 0.75), (comma, 0.25)]);
         }
         if word == comma {
+            if negated {
+                self.w.mark(Negation);
+            }
             self.w.say(afterthought);
         }
     }
@@ -307,18 +337,17 @@ impl Teller {
     /// `, " i want the kite . "` or `, " where is the kite ? "`, after a verb of speech.
     fn quotation(&mut self, who: usize, asks: bool) {
         self.w.say(",");
-        let held = self.w.suspend(NARRATION);
         self.w.set(Quote, true);
-        self.w.set([SpeakerFirst, SpeakerSecond][who], true);
         self.w.say("\"");
+        self.w.mark(QuoteOpening);
         if asks {
             self.quoted_question(who);
         } else {
+            self.w.mark(if self.cast[who].many { SpeakerMany } else { SpeakerOne });
             self.quoted_statement(who);
         }
-        self.w.suspend(Quote.bit() | SpeakerFirst.bit() | SpeakerSecond.bit() | Negation.bit());
+        self.w.set(Quote, false);
         self.w.say("\"");
-        self.w.resume(held);
     }
 
     fn quoted_statement(&mut self, who: usize) {
@@ -330,7 +359,7 @@ impl Teller {
             self.w.say("are");
             self.feeling_due();
             self.feeling(false);
-            return self.w.say(".");
+            return self.stop_quote();
         }
         self.mark_referent(who);
         let be = lexicon.id(if character.many { "are" } else { "am" });
@@ -339,7 +368,7 @@ impl Teller {
         let word = self.w.pick(&[(want, 0.4), (see, 0.15), (will, 0.15), (be, 0.15), (not_do, 0.15)]);
         if word == want {
             self.wished_for(who);
-            self.w.say(".");
+            self.stop_quote();
         } else if word == see {
             self.object(None);
             self.stop_quote();
@@ -352,14 +381,15 @@ impl Teller {
                 _ => &["crawl", "go"],
             };
             let moves: Vec<_> = moves.iter().map(|v| lexicon.verb(v).base).collect();
+            self.kind_due(who);
             self.w.pick(&even(&moves, 1.0).collect::<Vec<_>>());
             self.w.say("to");
             self.place();
-            self.w.say(".");
+            self.stop_quote();
         } else if word == be {
             self.feeling_due();
             self.feeling(false);
-            self.w.say(".");
+            self.stop_quote();
         } else {
             self.negated(&["see", "want", "like"]);
             self.stop_quote();
@@ -370,14 +400,13 @@ impl Teller {
         if !self.w.ends_with(".") {
             self.w.say(".");
         }
+        self.w.mark(QuoteEnd);
     }
 
     fn quoted_question(&mut self, who: usize) {
         let lexicon = self.w.lexicon;
         let [place, ask, are] = ["where", "do", "are"].map(|word| lexicon.id(word));
         let word = self.w.pick(&[(place, 0.4), (ask, 0.4), (are, 0.2)]);
-        self.w.mark(Question.bit());
-        self.w.set(Question, true);
         if word == place {
             let many = self.cast[who].wish.is_some_and(|wish| wish.many);
             self.w.say(if many { "are" } else { "is" });
@@ -394,7 +423,7 @@ impl Teller {
                 self.wished_for(1 - who);
             }
         }
-        self.w.set(Question, false);
+        self.w.mark(Question);
         self.w.say("?");
     }
 }

@@ -27,7 +27,7 @@ fn same_seed_same_bytes() {
     }
     let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     // A change here changes the language: the shipped host must then be trained again.
-    assert_eq!(hex, "2be832039ab7946d52b8a7724a734b37f55fc80e7b6d419d0d4d0c4d51664d81");
+    assert_eq!(hex, "86585ee48e24ac4c458cd14d10de302f2a9c953bcf293c20b17c5edc4a0b9744");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn context_decides() {
         if std::env::var("SHOW").is_ok() {
             continue;
         }
-        assert!(positive / total > 0.001 && n_words >= 2 && ambiguous > 0.3, "{name}");
+        assert!(positive / total > 0.001 && n_words >= 1 && ambiguous > 0.3, "{name}");
         assert!(best < 0.9, "{name}: the word alone reaches F1 {best}");
     }
 }
@@ -154,41 +154,35 @@ fn context_decides() {
 #[test]
 fn agreement_holds() {
     let id = |w: &str| encode(w).unwrap()[1];
-    let [was, were, is, are, quote, not, any, some] = ["was", "were", "is", "are", "\"", "not", "any", "some"].map(id);
-    let both = [id("too"), id("either"), id("or")];
+    let [was, were, is, are, quote, any, either] = ["was", "were", "is", "are", "\"", "any", "either"].map(id);
     for story in stories() {
         let told = text(&story);
         let has = |name: &str, t: usize| holds(story.labels[t], name);
         let past = told.contains(" met ");
         assert_eq!(story.tokens.iter().filter(|&&t| t == quote).count() % 2, 0, "{told}");
-        for (t, &token) in story.tokens.iter().enumerate() {
-            if token == was || token == were {
-                assert!(past && has("tense.past", t) && !has("quote", t), "{told}");
-                assert!(has(if token == were { "number.plural" } else { "number.singular" }, t), "{told}");
+        let mut inside = false;
+        for (t, &token) in story.tokens.iter().enumerate().skip(1) {
+            inside ^= token == quote;
+            assert_eq!(has("quote", t), inside, "{told}");
+            assert_eq!(has("quote.opening", t), token == quote && inside, "{told}");
+            let be = [was, were, is, are].contains(&token) && !inside;
+            assert!(!be || (token == was || token == were) == past, "{told}");
+            if be && (has("number.plural", t - 1) || has("number.singular", t - 1)) {
+                assert_eq!(has("number.plural", t - 1), token == were || token == are, "{told}");
             }
-            if (token == is || token == are) && !has("quote", t) {
-                assert!(!past && has("tense.present", t), "{told}");
-                assert!(has(if token == are { "number.plural" } else { "number.singular" }, t), "{told}");
-            }
-            if token == any || token == both[1] || token == both[2] {
-                assert!(has("negation", t), "{told}");
-            }
-            if token == some || token == both[0] {
-                assert!(!has("negation", t), "{told}");
-            }
-            if token == not {
-                assert!(has("negation", t + 1) && !has("negation", t), "{told}");
-            }
-            if has("quote", t) {
-                assert!(!has("number.plural", t) && !has("tense.past", t) && !has("subject.first", t), "{told}");
-                assert!(has("speaker.first", t) != has("speaker.second", t), "{told}");
-            }
-            assert!(!(has("mood.happy", t) && has("mood.sad", t)));
-            assert!(!holds(story.labels[t], "feeling.happy") || has("mood.happy", t) != has("negation", t), "{told}");
-            assert!(!holds(story.labels[t], "feeling.sad") || has("mood.sad", t) != has("negation", t), "{told}");
-            if holds(story.labels[t], "animal/mammal/dog") {
-                assert!(has("animal/mammal", t) && has("animal", t));
-            }
+            assert!(!has("tense.past", t) || past, "{told}");
+            assert!(!has("tense.present", t) || !past, "{told}");
+            // What stands right after a label is what the label licenses.
+            assert!(token != any && token != either || has("negation", t - 1), "{told}");
+            assert!(!has("verb.past", t) || has("tense.past", t - 1) || has("place.opening", t - 1), "{told}");
+            assert!(!has("verb.outcome", t) || has("place.ending", t - 1), "{told}");
+            let adjective = has("colour", t - 1) || has("size", t - 1);
+            assert!(!(adjective && has("noun.plural", t)) || has("phrase.plural", t - 1), "{told}");
+            assert!(!(adjective && has("place", t)) || has("role.place", t - 1), "{told}");
+            let fits = if has("feeling.happy", t) { "mood.happy" } else { "mood.sad" };
+            let felt = has("feeling.happy", t) || has("feeling.sad", t);
+            assert!(!felt || has(fits, t - 1) || has("negation", t), "{told}");
+            assert!(!has("animal/mammal/dog", t) || has("animal/mammal", t) && has("animal", t));
         }
     }
 }
@@ -199,9 +193,13 @@ fn the_ending_decides_the_right_wish() {
     for story in stories() {
         let told = text(&story);
         let last = story.tokens.len() - 1;
-        let wish = (0..=last).rev().find(|&t| holds(story.labels[t], "food") || holds(story.labels[t], "thing")).unwrap();
-        assert!(holds(story.labels[wish], "place.ending"), "{told}");
-        let first = holds(story.labels[wish], "subject.first");
+        let item = |t: &usize| holds(story.labels[*t], "food") || holds(story.labels[*t], "thing");
+        let wish = (0..=last).rev().find(item).unwrap();
+        let first = holds(story.labels[wish - 1], "wish-due.first");
+        assert!(first || holds(story.labels[wish - 1], "wish-due.second"), "{told}");
         assert!(holds(story.labels[wish], if first { "wish.first" } else { "wish.second" }), "{told}");
+        // It is the noun of that character's own wish: the first or second item of the story.
+        let items: Vec<_> = (0..=last).filter(item).map(|t| story.tokens[t]).collect();
+        assert_eq!(story.tokens[wish], items[usize::from(!first)], "{told}");
     }
 }

@@ -63,17 +63,10 @@ impl Writer {
         self.story.nats.push(nats as f32);
     }
 
-    /// Adds labels to the token just written.
-    pub(super) fn mark(&mut self, bits: Labels) {
+    /// `context` holds at the token just written.
+    pub(super) fn mark(&mut self, context: Context) {
         if let Some(labels) = self.story.labels.last_mut() {
-            *labels |= bits;
-        }
-    }
-
-    /// Takes labels from the token just written.
-    pub(super) fn unmark(&mut self, bits: Labels) {
-        if let Some(labels) = self.story.labels.last_mut() {
-            *labels &= !bits;
+            *labels |= context.bit();
         }
     }
 
@@ -89,18 +82,6 @@ impl Writer {
         } else {
             self.active &= !context.bit();
         }
-    }
-
-    /// Takes away the labels in `mask` from the next token on; gives back those that held, for `resume`.
-    pub(super) fn suspend(&mut self, mask: Labels) -> Labels {
-        let held = self.active & mask;
-        self.active &= !mask;
-        held
-    }
-
-    /// The labels hold again.
-    pub(super) fn resume(&mut self, held: Labels) {
-        self.active |= held;
     }
 }
 
