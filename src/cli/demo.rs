@@ -24,8 +24,8 @@ const EMBED: &str = "hook_embed";
 const MLP: &str = "blocks.2.mlp.hook_post";
 const KS: [usize; 3] = [4, 8, 16];
 /// The member of the sweep whose features are examined.
-const K: usize = 16;
-const D_SAE: usize = 1024;
+const K: usize = 8;
+const D_SAE: usize = 512;
 
 /// Run the whole pipeline in minutes, offline, on the built-in host: what a first look at Lapidary should be.
 #[derive(Debug, clap::Args)]

@@ -1,7 +1,5 @@
 //! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
-
-// Helpers of tests, too, may stop a test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // a test that cannot go on should stop where it stands
 
 mod corpus;
 mod fable;
