@@ -124,7 +124,7 @@ pub enum Error {
         doing: &'static str,
     },
     /// An I/O error, with its path.
-    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    #[error("cannot {doing} {path}: {source}\n  help: {help}", path = path.display(), help = io_help(source))]
     Io {
         /// A verb: "read", "create", "rename".
         doing: &'static str,
@@ -173,7 +173,36 @@ impl Error {
             | Self::Unsupported { .. }
             | Self::OutputNotEmpty { .. }
             | Self::Cuda { .. } => 2,
+            // A path that is not there is a wrong request, not a failed run.
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 2,
             _ => 3,
         }
+    }
+}
+
+/// What to do about an I/O error, by its kind.
+fn io_help(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound => "check the path: there is no such file or folder",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "check who may read and write there, or choose another folder",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "free some disk space, or choose another --out; harvest and train go on with --resume"
+        }
+        _ => "check the disk and the path, then run the command again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_errors_carry_path_remedy_and_code() {
+        let missing = Error::io("read", "a/b", std::io::Error::from(std::io::ErrorKind::NotFound));
+        assert!(missing.to_string().contains("cannot read a/b") && missing.to_string().contains("help: check the path"));
+        assert_eq!(missing.exit_code(), 2);
+        assert_eq!(Error::io("write", "a", std::io::Error::from(std::io::ErrorKind::StorageFull)).exit_code(), 3);
+        assert_eq!(Error::Requirement("fvu".into()).exit_code(), 1);
     }
 }

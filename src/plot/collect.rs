@@ -138,7 +138,8 @@ pub fn natural(a: &str, b: &str) -> Ordering {
             (Some(x), Some(y)) if x.is_ascii_digit() && y.is_ascii_digit() => number(&mut a).cmp(&number(&mut b)),
             (x, y) => {
                 let order = x.cmp(&y);
-                (a.next(), b.next());
+                a.next();
+                b.next();
                 order
             }
         };

@@ -29,7 +29,8 @@ impl Chart for Frontier {
         let scored: Vec<_> = runs.iter().filter_map(|run| Some((run, run.score.as_ref()?))).collect();
         let plane = |m: &Metrics| Some((*m.get("l0")?, *m.get("fvu")?)).filter(|(l0, fvu)| l0.is_finite() && fvu.is_finite());
         let mut groups: Vec<(Option<usize>, Vec<Point<'_>>)> = Vec::new();
-        let mut baselines: Vec<((&str, Option<usize>), Vec<Point<'_>>)> = Vec::new();
+        type Beside<'a> = ((&'a str, Option<usize>), Vec<Point<'a>>);
+        let mut baselines: Vec<Beside<'_>> = Vec::new();
         for (run, score) in &scored {
             if let Some((l0, fvu)) = plane(&score.metrics) {
                 push(&mut groups, run.d_sae, Point { setting: run.setting(), l0, fvu });

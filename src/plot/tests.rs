@@ -119,7 +119,7 @@ fn a_single_run_needs_no_legend() {
 fn two_settings_are_filled_outlines() {
     let runs = sweep(&[4, 32], &[1024], 1);
     let figure = density::Density.figure(&runs).unwrap();
-    keep("two", &[figure.clone()]);
+    keep("two", std::slice::from_ref(&figure));
     assert!(figure.legend.iter().all(|e| matches!(e.style, Some(Style::Steps(_)))));
     assert!(figure.legend[1].label == "k32-d1024-s0");
 }

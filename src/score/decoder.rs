@@ -174,13 +174,13 @@ mod tests {
         let got = max_cosines(&Tensor::from_vec(w.clone(), (n, d), &Device::Cpu).unwrap()).unwrap();
         let row = |i: usize| &w[i * d..(i + 1) * d];
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        for i in 0..n {
+        for (i, &got) in got.iter().enumerate() {
             let mut want = 0f64;
             for j in (0..n).filter(|&j| j != i) {
                 let norms = (dot(row(i), row(i)) * dot(row(j), row(j))).sqrt();
                 want = want.max(if norms > 0.0 { dot(row(i), row(j)).abs() / norms } else { 0.0 });
             }
-            assert!((f64::from(got[i]) - want).abs() < 1e-5, "{i}: {} {want}", got[i]);
+            assert!((f64::from(got) - want).abs() < 1e-5, "{i}: {got} {want}");
         }
         assert!(got[5] > 0.99999 && got[400] > 0.99999 && got[7] == 0.0);
     }

@@ -172,7 +172,8 @@ pub fn loss_recovered_all(
 /// The figures in the order of [`DEFINITIONS`].
 fn figures(counted: &Sums, clean: &Losses, spliced: &Losses, zero: &Losses, mean: Option<&Losses>) -> Metrics {
     let mut metrics = Metrics::default();
-    let views: [(&str, fn(&Sums) -> f64); 2] = [("", |s| s.unmasked), ("_all", |s| s.all)];
+    type View = (&'static str, fn(&Sums) -> f64);
+    let views: [View; 2] = [("", |s| s.unmasked), ("_all", |s| s.all)];
     for (suffix, pick) in views {
         let n = pick(counted);
         let per_token = |s: &Sums| pick(s) / n;

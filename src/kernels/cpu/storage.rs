@@ -18,7 +18,7 @@ pub fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -
 }
 
 /// Calls `f` with the elements of several contiguous CPU tensors.
-pub fn with_slices<'t, T: WithDType, R>(tensors: &[&'t Tensor], f: impl FnOnce(&[&[T]]) -> R) -> Result<R> {
+pub fn with_slices<T: WithDType, R>(tensors: &[&Tensor], f: impl FnOnce(&[&[T]]) -> R) -> Result<R> {
     let guards: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
     let mut slices = Vec::with_capacity(guards.len());
     for (storage, layout) in &guards {
@@ -49,10 +49,13 @@ fn nest(rest: &[&Tensor], mut taken: Vec<&mut [f32]>, f: &mut dyn FnMut(&mut [&m
     Ok(first.inplace_op1(&op)?)
 }
 
+/// What sees all slices at once.
+type Visit<'f> = &'f mut dyn FnMut(&mut [&mut [f32]]);
+
 struct Take<'t, 'r, 'f> {
     taken: RefCell<Vec<&'t mut [f32]>>,
     rest: &'r [&'r Tensor],
-    f: Cell<Option<&'f mut dyn FnMut(&mut [&mut [f32]])>>,
+    f: Cell<Option<Visit<'f>>>,
 }
 
 impl InplaceOp1 for Take<'_, '_, '_> {

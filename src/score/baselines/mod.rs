@@ -118,7 +118,7 @@ impl Sample {
                 help: "harvest them again in f32 (f16 overflows at 65504), or drop the damaged shard".into(),
             });
         }
-        let n = if d == 0 { 0 } else { x.len() / d };
+        let n = x.len().checked_div(d).unwrap_or(0);
         let moments = Moments::of(n, d, |r, c| f64::from(x[r * d + c]));
         if moments.total() <= 0.0 {
             return Err(Error::request(

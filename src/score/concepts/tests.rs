@@ -103,7 +103,7 @@ fn controls_see_what_they_can() {
     let mut rng = Rng::stream(3, "test", 0);
     let d = 16;
     // Spread over all dimensions: 6 standard deviations along it, 1.5 along each.
-    let direction = |i: usize| if i % 3 == 0 { -1.5 } else { 1.5 };
+    let direction = |i: usize| if i.is_multiple_of(3) { -1.5 } else { 1.5 };
     let (mut labels, mut tokens, mut x) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..N {
         let token = rng.below(8) as u32;

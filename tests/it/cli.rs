@@ -1,0 +1,181 @@
+//! The binary as a person or a script meets it: the whole path on the built-in host, exit codes, JSON, refusals with a remedy.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn lapidary(dir: &Path, line: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lapidary")).args(line).current_dir(dir).output().unwrap()
+}
+
+fn done(dir: &Path, line: &[&str]) -> String {
+    let out = lapidary(dir, line);
+    assert!(out.status.success(), "{line:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Exit code and the message on stderr; stdout must stay empty.
+fn refused(dir: &Path, line: &[&str]) -> (i32, String) {
+    let out = lapidary(dir, line);
+    assert!(out.stdout.is_empty(), "{line:?} printed a result");
+    (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+}
+
+const HOOK: &str = "blocks.1.hook_resid_post";
+
+fn harvest(dir: &Path, out: &str) {
+    done(
+        dir,
+        &["harvest", "--model", "fable", "--corpus", "fable", "--hook", HOOK, "--n-tokens", "4_000", "--held-out", "0.2", "--out", out],
+    );
+}
+
+fn train(dir: &Path, shards: &str, out: &str) {
+    done(dir, &["train", "--shards", shards, "--d-sae", "128", "--k", "4,8", "--batch", "256", "--n-tokens", "8_000", "--out", out]);
+}
+
+#[test]
+fn the_path_from_corpus_to_charts() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    harvest(dir, "shards");
+    train(dir, "shards", "runs");
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+
+    let shards = parse(&done(dir, &["inspect", "shards", "--json", "--verify"]));
+    assert_eq!(shards["train_rows"].as_u64().unwrap() + shards["held_out_rows"].as_u64().unwrap(), 4000);
+    assert_eq!(parse(&done(dir, &["inspect", "runs/k4-d128-s0", "--json"]))["activation"]["k"], 4);
+
+    let score = parse(&done(dir, &["score", "--dictionary", "runs/k8-d128-s0", "--shards", "shards", "--model", "fable", "--json"]));
+    assert_eq!(score["split"], "held-out");
+    assert!(score["metrics"]["fvu"].as_f64().unwrap() < score["baselines"]["random"]["fvu"].as_f64().unwrap());
+    assert!(score["metrics"]["ce_loss_score"].as_f64().unwrap() <= 1.0);
+    done(dir, &["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--no-baselines"]);
+
+    let codes = parse(&done(dir, &["encode", "--dictionary", "runs/k8-d128-s0", "--shards", "shards", "--out", "codes", "--json"]));
+    assert_eq!(codes["rows"], 4000);
+    let plots = parse(&done(dir, &["plot", "--from", "runs", "--out", "plots", "--json"]));
+    let files = plots["files"].as_array().unwrap();
+    assert_eq!(files.len(), 6, "three charts as SVG and PNG");
+    assert!(files.iter().all(|f| dir.join(f.as_str().unwrap()).metadata().unwrap().len() > 1000));
+
+    // The run file beside a dictionary runs as it is, to the same bytes.
+    done(dir, &["train", "--config", "runs/k4-d128-s0/config.toml", "--out", "again"]);
+    let bytes = |folder: &str| std::fs::read(dir.join(folder).join("dictionary.safetensors")).unwrap();
+    assert!(bytes("again") == bytes("runs/k4-d128-s0"));
+
+    // Requirements: 0 when they hold, 1 (after the report) when not, 2 when they make no sense.
+    let with = |r: &str| lapidary(dir, &["score", "--dictionary", "again", "--shards", "shards", "--no-baselines", "--require", r]);
+    assert_eq!(with("fvu<5").status.code(), Some(0));
+    let missed = with("fvu<0");
+    assert_eq!(missed.status.code(), Some(1));
+    assert!(!missed.stdout.is_empty() && String::from_utf8_lossy(&missed.stderr).contains("fvu"));
+    assert_eq!(with("beauty<1").status.code(), Some(2));
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut all = Vec::new();
+    for n in ["1", "2"] {
+        let (shards, runs) = (format!("shards{n}"), format!("runs{n}"));
+        done(
+            dir,
+            &["harvest", "--model", "fable", "--corpus", "fable", "--hook", HOOK, "--n-tokens", "3000", "--out", &shards, "--threads", n],
+        );
+        done(
+            dir,
+            &[
+                "train",
+                "--shards",
+                &shards,
+                "--d-sae",
+                "96",
+                "--k",
+                "6",
+                "--batch",
+                "200",
+                "--n-tokens",
+                "5000",
+                "--out",
+                &runs,
+                "--threads",
+                n,
+            ],
+        );
+        let read = |folder: &str, file: &str| std::fs::read(dir.join(folder).join(file)).unwrap();
+        all.push([
+            read(&shards, "manifest.json"),
+            read(&shards, "train-00000.parquet"),
+            read(&runs, "dictionary.safetensors"),
+            read(&runs, "log.jsonl"),
+        ]);
+    }
+    assert!(all[0] == all[1]);
+}
+
+#[test]
+fn wrong_requests_end_in_code_2_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    harvest(dir, "shards");
+    train(dir, "shards", "runs");
+    let base = ["harvest", "--model", "fable", "--corpus", "fable", "--n-tokens", "100", "--out", "x"];
+    let with = |extra: &[&'static str]| base.iter().chain(extra).copied().collect::<Vec<_>>();
+    let cases: Vec<(Vec<&str>, &str)> = vec![
+        (with(&["--hook", "blocks.9.hook_resid_post"]), "it has"),
+        (with(&["--hook", "nonsense"]), "TransformerLens"),
+        (with(&[]), "hook"),
+        (with(&["--hook", HOOK, "--set", "harvest.contxt=9"]), "did you mean `context`"),
+        (with(&["--hook", HOOK, "--context", "1000"]), "1 to 128"),
+        (vec!["harvest", "--model", "nowhere", "--corpus", "fable", "--hook", HOOK, "--n-tokens", "9", "--out", "x"], "fable"),
+        (vec!["harvest", "--model", "fable", "--corpus", "missing.txt", "--hook", HOOK, "--out", "x"], "missing.txt"),
+        (vec!["train", "--shards", "shards", "--d-sae", "8", "--k", "9", "--out", "x"], "choose k between 1 and 8"),
+        (vec!["train", "--shards", "shards", "--hook", "blocks.0.hook_resid_post", "--out", "x"], HOOK),
+        (vec!["train", "--shards", "shards", "--arch", "mystery", "--out", "x"], "topk"),
+        (vec!["train", "--shards", "shards", "--set", "train.lr=-1", "--out", "x"], "positive rate"),
+        (vec!["train", "--shards", "shards", "--k", "4", "--out", "runs"], "--resume"),
+        (vec!["train", "--shards", "shards", "--d-sae", "128", "--k", "5,6", "--seed", "0,0", "--out", "x"], "once"),
+        (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--device", "cuda"], "--device cpu"),
+        (vec!["plot", "--from", "runs", "--chart", "pie", "--out", "x"], "training"),
+        (vec!["inspect", "runs"], "dictionary.json"),
+    ];
+    for (line, remedy) in cases {
+        let (code, message) = refused(dir, &line);
+        assert_eq!(code, 2, "{line:?}: {message}");
+        assert!(message.contains("help:") && message.contains(remedy), "{line:?}: {message}");
+    }
+    assert!(!dir.join("x/manifest.json").exists() && !dir.join("x/dictionary.json").exists());
+}
+
+#[test]
+fn damage_ends_in_code_3_and_names_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    harvest(dir, "shards");
+    train(dir, "shards", "runs");
+    let flip = |file: &str, at: usize| {
+        let path = dir.join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] ^= 0x40;
+        std::fs::write(&path, bytes).unwrap();
+    };
+    flip("runs/k4-d128-s0/dictionary.safetensors", 5000);
+    let (code, message) = refused(dir, &["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards"]);
+    assert!(code == 3 && message.contains("dictionary.safetensors") && message.contains("help:"), "{code} {message}");
+    flip("shards/train-00000.parquet", 20_000);
+    let (code, message) = refused(dir, &["train", "--shards", "shards", "--d-sae", "64", "--k", "4", "--out", "y"]);
+    assert!(code == 3 && message.contains("train-00000.parquet"), "{code} {message}");
+}
+
+#[test]
+fn help_teaches_and_settings_round_trip() {
+    let dir = tempfile::tempdir().unwrap();
+    for verb in ["demo", "harvest", "ingest", "train", "encode", "score", "plot", "inspect", "config"] {
+        let help = done(dir.path(), &[verb, "--help"]);
+        assert!(help.contains("Example"), "`{verb} --help` shows no example");
+    }
+    std::fs::write(dir.path().join("run.toml"), done(dir.path(), &["config", "--set", "train.batch=77"])).unwrap();
+    let again = done(dir.path(), &["config", "--config", "run.toml", "--json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&again).unwrap()["train"]["batch"], 77);
+}
