@@ -29,7 +29,7 @@ def shards(folder):
         rows = sum(s["rows"] for s in manifest["shards"] if s["split"] == split)
         if not names:
             continue
-        found = duckdb.sql(f"select count(*), count(distinct split), min(split) from read_parquet({names})").fetchone()
+        found = duckdb.sql(f"select count(*), count(distinct split), min(split) from read_parquet({names})").fetchall()[0]
         check(found == (rows, 1, split), f"DuckDB: {split} has {rows} rows and only that split")
         frame = pl.read_parquet(names)
         order = frame.select(pl.struct("doc_id", "position")).to_series()
@@ -51,7 +51,7 @@ def dictionary(folder):
     check(t["w_enc"].shape == (header["d_sae"], header["d_in"]), f"{folder}: w_enc is [d_sae, d_in]")
     check(np.allclose(np.linalg.norm(t["w_dec"], axis=1), 1, atol=1e-5), f"{folder}: decoder rows are of unit norm")
     if (folder / "log.parquet").exists():
-        log = duckdb.sql(f"select max(step), count(*) from read_parquet('{folder}/log.parquet')").fetchone()
+        log = duckdb.sql(f"select max(step), count(*) from read_parquet('{folder}/log.parquet')").fetchall()[0]
         lines = (folder / "log.jsonl").read_text().splitlines()
         check(log[1] == len(lines), f"{folder}: log.parquet has the {len(lines)} lines of log.jsonl")
 

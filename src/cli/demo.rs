@@ -46,6 +46,8 @@ pub struct Args {
 pub struct Report {
     /// Where everything is.
     pub out: PathBuf,
+    /// The dictionary whose features were examined.
+    pub dictionary: PathBuf,
     /// Wall clock.
     pub seconds: f64,
     /// The sweep's scores, by member.
@@ -88,7 +90,7 @@ impl fmt::Display for Report {
         writeln!(f, "Try next:")?;
         writeln!(f, "  lapidary inspect fable")?;
         writeln!(f, "  lapidary train --shards {out}/shards --hook {HOOK} --d-sae 2048 --k 8,32 --n-tokens 1_000_000 --out runs/mine")?;
-        write!(f, "  lapidary encode --dictionary {out}/sweep/k{K}-d{D_SAE}-s0 --shards {out}/shards --split held-out --out runs/codes")
+        write!(f, "  lapidary encode --dictionary {} --shards {out}/shards --split held-out --out runs/codes", self.dictionary.display())
     }
 }
 
@@ -145,7 +147,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
     let concepts = concepts::recover(&sources, output)?;
     concepts.save(&out)?;
     plot::run(&plot::Args { from: sweep, chart: Vec::new(), out: out.join("plots"), mode: OutMode::default() }, output)?;
-    Ok(Report { out, seconds: started.elapsed().as_secs_f64(), scores, concepts })
+    Ok(Report { out, dictionary, seconds: started.elapsed().as_secs_f64(), scores, concepts })
 }
 
 /// The first `stem-N` that is not there yet.

@@ -59,8 +59,11 @@ pub struct Args {
     pub settings: Settings,
 }
 
+/// d_sae, k, lr and seed of one member, where a flag names them.
+type Combination = (Option<usize>, Option<usize>, Option<f64>, Option<u64>);
+
 /// Every combination of the lists, each `None` standing for the setting as it is.
-fn combinations(args: &Args) -> Vec<(Option<usize>, Option<usize>, Option<f64>, Option<u64>)> {
+fn combinations(args: &Args) -> Vec<Combination> {
     fn options<T: Copy>(list: &Option<List<T>>) -> Vec<Option<T>> {
         list.as_ref().map_or(vec![None], |l| l.0.iter().copied().map(Some).collect())
     }

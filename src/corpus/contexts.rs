@@ -77,9 +77,9 @@ pub struct Context {
     pub doc_id: u64,
     /// Position of `ids[0]` in the document.
     pub start: u32,
-    /// Token ids, [n], at least one.
+    /// Token ids, `[n]`, at least one.
     pub ids: Vec<u32>,
-    /// Rule per token, [n].
+    /// Rule per token, `[n]`.
     pub masked: Vec<Mask>,
     /// Where the next context begins.
     pub end: Place,

@@ -27,7 +27,7 @@ pub struct ColumnEntry {
     pub n: u64,
     /// Mean squared Euclidean norm of the train rows as stored; 0 when there are none.
     pub mean_sq_norm: f64,
-    /// Mean train row as stored, [width].
+    /// Mean train row as stored, `[width]`.
     pub mean: Vec<f64>,
 }
 

@@ -103,13 +103,13 @@ pub struct Column {
 /// Rows on their way to disk.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
-    /// Ordinal of the document in the corpus, [n].
+    /// Ordinal of the document in the corpus, `[n]`.
     pub doc_id: Vec<u64>,
-    /// Position in the document, from 0, [n].
+    /// Position in the document, from 0, `[n]`.
     pub position: Vec<u32>,
-    /// Token at that position, [n]; `None` for vectors.
+    /// Token at that position, `[n]`; `None` for vectors.
     pub token_id: Option<Vec<u32>>,
-    /// One row-major [n, width] block per column, in the writer's column order.
+    /// One row-major `[n, width]` block per column, in the writer's column order.
     pub columns: Vec<Vec<f32>>,
 }
 
@@ -118,12 +118,12 @@ pub struct Rows {
 pub struct Batch {
     /// Number of rows.
     pub n: usize,
-    /// Values, row-major [n, width].
+    /// Values, row-major `[n, width]`.
     pub x: Vec<f32>,
-    /// Ordinal of the document, [n].
+    /// Ordinal of the document, `[n]`.
     pub doc_id: Vec<u64>,
-    /// Position in the document, [n].
+    /// Position in the document, `[n]`.
     pub position: Vec<u32>,
-    /// Token ids, [n]; empty when the shards hold vectors without tokens.
+    /// Token ids, `[n]`; empty when the shards hold vectors without tokens.
     pub token_id: Vec<u32>,
 }

@@ -1,6 +1,6 @@
 //! The training loop: rows in, dictionaries out. One pass over the rows trains a whole sweep.
 //!
-//! Ignorant of variants: it sees [`Learner`]s. Everything it writes but `timing.parquet` is the same bytes for the same seed, for any
+//! Ignorant of variants: it sees [`crate::sae::Learner`]s. Everything it writes but `timing.parquet` is the same bytes for the same seed, for any
 //! number of threads, and for a run that was killed and resumed.
 
 mod checkpoint;

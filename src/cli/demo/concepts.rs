@@ -123,7 +123,7 @@ fn labels(column: &Column, seed: u64) -> Vec<u128> {
 
 /// Whole stories go to one split or the other.
 fn halves(column: &Column) -> (Vec<u32>, Vec<u32>) {
-    (0..column.doc_id.len() as u32).partition(|&r| (column.doc_id[r as usize] / 2) % 2 == 0)
+    (0..column.doc_id.len() as u32).partition(|&r| (column.doc_id[r as usize] / 2).is_multiple_of(2))
 }
 
 /// All representations on the same held-out rows (the random host's on its own, of the same stories).
