@@ -112,7 +112,7 @@ pub enum Error {
         lr: f64,
     },
     /// Ctrl-C, at a safe point.
-    #[error("interrupted {doing}; everything up to here is saved\n  help: run the same command with --resume to go on")]
+    #[error("interrupted {doing}; what was finished so far is kept\n  help: run the same command with --resume to go on")]
     Interrupted {
         /// What was interrupted.
         doing: &'static str,

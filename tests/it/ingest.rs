@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::concat;
 use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, ListArray, RecordBatch};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
@@ -45,16 +46,7 @@ fn read(out: &Path, split: Split) -> Batch {
     let shards = Shards::open(out).unwrap();
     shards.verify().unwrap();
     let name = shards.column(None).unwrap().name.clone();
-    let mut all = Batch::default();
-    for b in shards.scan(&name, Some(split)).unwrap() {
-        let b = b.unwrap();
-        all.n += b.n;
-        all.x.extend(b.x);
-        all.doc_id.extend(b.doc_id);
-        all.position.extend(b.position);
-        all.token_id.extend(b.token_id);
-    }
-    all
+    concat(shards.scan(&name, Some(split)).unwrap().map(Result::unwrap))
 }
 
 #[test]

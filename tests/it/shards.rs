@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use crate::support::concat;
 use lapidary::rng::Rng;
 use lapidary::shard::{
-    Batch, Column, Counts, Cursor, Dtype, Manifest, Rows, ShardWriter, Shards, ShuffleConfig, Split, WriterOptions, KIND, VERSION,
+    Column, Counts, Cursor, Dtype, Manifest, Rows, ShardWriter, Shards, ShuffleConfig, Split, WriterOptions, KIND, VERSION,
 };
 use serde_json::Value;
 
@@ -66,17 +67,6 @@ fn write(dir: &Path, columns: &[Column], id: &str, seed: u64) -> [Vec<Rows>; 2] 
     }
     manifest(&writer, id).save(dir).unwrap();
     pushed
-}
-
-fn concat(batches: impl Iterator<Item = Batch>) -> Batch {
-    batches.fold(Batch::default(), |mut all, b| {
-        all.n += b.n;
-        all.x.extend(b.x);
-        all.doc_id.extend(b.doc_id);
-        all.position.extend(b.position);
-        all.token_id.extend(b.token_id);
-        all
-    })
 }
 
 #[test]

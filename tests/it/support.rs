@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use lapidary::shard::Batch;
+
 /// The folder of real models and data beside the checkout, if it is there. `LAPIDARY_SHARED` overrides where to look.
 #[allow(dead_code)] // each test module uses what it needs
 pub fn shared_data() -> Option<PathBuf> {
@@ -16,4 +18,16 @@ pub fn shared_data() -> Option<PathBuf> {
 #[allow(dead_code)]
 pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
+}
+
+/// Batches one after the other.
+pub fn concat(batches: impl Iterator<Item = Batch>) -> Batch {
+    batches.fold(Batch::default(), |mut all, b| {
+        all.n += b.n;
+        all.x.extend(b.x);
+        all.doc_id.extend(b.doc_id);
+        all.position.extend(b.position);
+        all.token_id.extend(b.token_id);
+        all
+    })
 }
