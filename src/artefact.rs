@@ -18,16 +18,37 @@ pub enum Mode {
     Overwrite,
 }
 
-/// Is there anything in `dir`? A missing folder is empty.
+/// Is there anything in `dir`? A missing folder is empty, and what a killed process was just writing does not count.
 ///
 /// # Errors
 /// A folder that cannot be listed, or a file in its place.
 pub fn is_empty(dir: &Path) -> Result<bool> {
     match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
+        Ok(mut entries) => Ok(entries.all(|e| e.is_ok_and(|e| is_leftover(&e.file_name())))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(e) => Err(Error::io("list", dir, e)),
     }
+}
+
+/// Temporary files have this prefix until they are renamed.
+const LEFTOVER: &str = ".tmp";
+
+fn is_leftover(name: &std::ffi::OsStr) -> bool {
+    name.to_string_lossy().starts_with(LEFTOVER)
+}
+
+/// Removes temporary files that a killed process left in `dir`.
+///
+/// # Errors
+/// A folder that cannot be listed, a file that cannot be removed.
+pub fn remove_leftovers(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
+        let entry = entry.map_err(|e| Error::io("list", dir, e))?;
+        if is_leftover(&entry.file_name()) && entry.path().is_file() {
+            fs::remove_file(entry.path()).map_err(|e| Error::io("remove", entry.path(), e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes `dir/name` through a temporary file, synced and renamed: it appears whole or not at all.

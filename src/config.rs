@@ -54,6 +54,8 @@ pub struct ShardsConfig {
     pub dir: String,
     /// Column to read; empty when there is only one.
     pub hook: String,
+    /// Identity of the harvest (`id` of its manifest); a run fills it in, and a run file that has it runs on that harvest only.
+    pub id: String,
 }
 
 /// Settings being merged; later layers win.
@@ -116,6 +118,13 @@ impl Layers {
     /// As `put`.
     pub fn put_some<V: Into<toml::Value>>(&mut self, key: &str, value: Option<V>) -> Result<()> {
         value.map_or(Ok(()), |v| self.put(key, v))
+    }
+
+    /// Has any layer said something about a dotted key?
+    pub fn has(&self, key: &str) -> bool {
+        let mut parts = key.split('.');
+        let first = parts.next().and_then(|part| self.table.get(part));
+        parts.fold(first, |value, part| value.and_then(|v| v.get(part))).is_some()
     }
 
     /// The merged run file.

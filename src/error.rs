@@ -64,7 +64,7 @@ pub enum Error {
         instead: String,
     },
     /// An output folder with something in it.
-    #[error("{path} is not empty\n  help: pass --resume to go on with it, --overwrite to replace it, or another --out", path = path.display())]
+    #[error("{path} is not empty\n  help: pass another --out, --overwrite to replace it, or --resume (harvest, train) to go on with it", path = path.display())]
     OutputNotEmpty {
         /// The folder.
         path: PathBuf,

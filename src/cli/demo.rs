@@ -184,7 +184,7 @@ fn trained(
 ) -> Result<Vec<lapidary::train::TrainedMember>> {
     let k = ks.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
     output.note(&format!(
-        "\n$ lapidary train --shards {} --hook {hook} --d-sae {D_SAE} --k {k} --n-tokens {n_tokens} --batch 1024 --lr 2e-3 --out {}",
+        "\n$ lapidary train --shards {} --hook {hook} --d-sae {D_SAE} --k {k} --n-tokens {n_tokens} --batch 1024 --lr 2e-3 --seed {seed} --out {}",
         shards.display(),
         out.display()
     ));
@@ -208,7 +208,11 @@ fn trained(
 }
 
 fn scored(dictionary: &Path, name: &str, shards: &Path, device: &Device, output: &Output) -> Result<Scored> {
-    output.note(&format!("\n$ lapidary score --dictionary {} --shards {} --model fable", dictionary.display(), shards.display()));
+    output.note(&format!(
+        "\n$ lapidary score --dictionary {} --shards {} --model fable --splice-tokens 10_000",
+        dictionary.display(),
+        shards.display()
+    ));
     let args = score::Args {
         dictionary: dictionary.to_path_buf(),
         shards: shards.to_path_buf(),

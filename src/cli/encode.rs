@@ -7,7 +7,7 @@ use lapidary::shard::Shards;
 use lapidary::{Dictionary, Result};
 
 use super::output::Output;
-use super::settings::{dictionary_column, OutMode, SplitChoice};
+use super::settings::{dictionary_column, SplitChoice};
 
 /// Encode shards with a dictionary: which latents fire on each row, and how strongly.
 #[derive(Debug, clap::Args)]
@@ -30,8 +30,9 @@ pub struct Args {
     /// Folder for codes.parquet and codes.json.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    #[command(flatten)]
-    pub mode: OutMode,
+    /// Replace what is in --out.
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// Encodes.
@@ -39,5 +40,5 @@ pub fn run(args: &Args, output: &Output) -> Result<EncodeReport> {
     let dictionary = Dictionary::load(&args.dictionary)?;
     let shards = Shards::open(&args.shards)?;
     let column = dictionary_column(&dictionary, &shards, args.hook.as_deref())?;
-    encode(&dictionary, &shards, &column, args.split.split(), &args.out, args.mode.mode(), output)
+    encode(&dictionary, &shards, &column, args.split.split(), &args.out, args.overwrite, output)
 }

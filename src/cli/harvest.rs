@@ -149,7 +149,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<HarvestRepor
     let tokenizer = tokenizer(&config.host.model, corpus.kind())?;
     let host = host::load(&config.host.model, &LoadOptions { dtype: Some(dtype), device: device.clone() })?;
     // A context that no one asked for follows the host, when the host's own is shorter.
-    if args.context.is_none() {
+    if !layers.has("harvest.context") {
         config.harvest.context = config.harvest.context.min(host.info().n_context);
     }
     harvest(host.as_ref(), &corpus, tokenizer.as_ref(), &config.harvest, &args.out, args.mode.mode(), output)

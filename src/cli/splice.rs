@@ -60,7 +60,22 @@ pub fn recovered(
         corpus_config.source = path.display().to_string();
     }
     let corpus = Corpus::open(&corpus_config)?;
+    if corpus.provenance()? != manifest.corpus {
+        return Err(Error::request(
+            format!(
+                "the corpus `{}` is not the one these shards were harvested from (its files have other names or contents)",
+                corpus_config.source
+            ),
+            "pass the same files with --corpus, or harvest again",
+        ));
+    }
     let tokenizer = settings::tokenizer(model, corpus.kind())?;
+    if tokenizer.as_ref().is_some_and(|t| manifest.tokenizer["sha256"] != t.sha256()) {
+        return Err(Error::request(
+            format!("{model} has another tokenizer than these shards were harvested with"),
+            "put the tokenizer.json of the harvest beside the model, or harvest again",
+        ));
+    }
     let written = written_positions(shards, column, split, args.splice_tokens)?;
     let contexts = Contexts::new(
         &corpus,
@@ -78,7 +93,11 @@ pub fn recovered(
             break;
         }
         let Some(positions) = written.get(&context.doc_id) else { continue };
-        let unmasked = (0..context.ids.len() as u32).map(|i| u8::from(positions.contains(&(context.start + i)))).collect();
+        let unmasked: Vec<u8> =
+            (0..context.ids.len() as u32).map(|i| u8::from(positions.binary_search(&(context.start + i)).is_ok())).collect();
+        if !unmasked.contains(&1) {
+            continue;
+        }
         batch.push((context.ids, unmasked));
         if batch.len() == 16 {
             batches.push(token_batch(std::mem::take(&mut batch), &device));
@@ -96,14 +115,14 @@ pub fn recovered(
     loss_recovered_all(host.as_ref(), &at, dictionaries, batches, mean.as_deref(), output)
 }
 
-/// Positions of the rows that were written, by document, up to about `limit` rows and never half a document.
+/// Positions of the first `limit` rows that were written, by document, ascending.
 fn written_positions(shards: &Shards, column: &str, split: Option<Split>, limit: u64) -> Result<BTreeMap<u64, Vec<u32>>> {
     let mut written: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
     let mut rows = 0;
     for batch in shards.scan(column, split)? {
         let batch = batch?;
         for (&doc, &position) in batch.doc_id.iter().zip(&batch.position) {
-            if rows >= limit && !written.contains_key(&doc) {
+            if rows >= limit {
                 return Ok(written);
             }
             rows += 1;

@@ -86,6 +86,14 @@ pub fn run(args: &Args, output: &Output) -> Result<TrainReport> {
     let dir = args.shards.clone().or_else(|| (!base.shards.dir.is_empty()).then(|| PathBuf::from(&base.shards.dir)));
     let dir = dir.ok_or_else(|| Error::request("no shards were named", "pass --shards DIR; `lapidary harvest` makes them"))?;
     let shards = Shards::open(&dir)?;
+    let id = shards.manifest().id.clone();
+    // A folder named by a flag is the user's choice; one that comes from a run file must still hold what it held.
+    if args.shards.is_none() && !base.shards.id.is_empty() && base.shards.id != id {
+        return Err(Error::request(
+            format!("{} holds another harvest than the run file was made with", dir.display()),
+            "pass --shards to train on what is there now",
+        ));
+    }
     let hook = args.hook.clone().or_else(|| (!base.shards.hook.is_empty()).then_some(base.shards.hook));
     let column = shards.column(hook.as_deref())?.clone();
     let sweep = combinations(args);
@@ -103,6 +111,7 @@ pub fn run(args: &Args, output: &Output) -> Result<TrainReport> {
             layers.put_some("train.seed", seed.map(|v| v as i64))?;
             layers.put("shards.dir", dir.display().to_string())?;
             layers.put("shards.hook", column.name.clone())?;
+            layers.put("shards.id", id.clone())?;
             let mut config = layers.resolve()?;
             config.train.data_seed = config.train.data_seed.or(first_seed);
             member(args, &shards, column.width, config, sweep.len() > 1)

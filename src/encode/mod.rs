@@ -16,7 +16,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde::Serialize;
 
-use crate::artefact::{self, Mode};
+use crate::artefact;
 use crate::codes::Codes;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
@@ -94,13 +94,14 @@ pub fn encode(
     column: &str,
     split: Option<Split>,
     out: &Path,
-    mode: Mode,
+    overwrite: bool,
     progress: &dyn Progress,
 ) -> Result<EncodeReport> {
-    if mode != Mode::Overwrite && !artefact::is_empty(out)? {
+    if !overwrite && !artefact::is_empty(out)? {
         return Err(Error::OutputNotEmpty { path: out.to_path_buf() });
     }
     fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+    artefact::remove_leftovers(out)?;
     let started = std::time::Instant::now();
     let path = out.join("codes.parquet");
     let bad = |e: &dyn fmt::Display| Error::format("codes file", &path, e.to_string(), "check the disk, then encode again");

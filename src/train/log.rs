@@ -10,6 +10,7 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch, UInt64Array};
 use parquet::arrow::ArrowWriter;
 use serde::{Deserialize, Serialize};
 
+use crate::artefact;
 use crate::error::{Error, Result};
 
 /// Columns of `log.parquet`, which are the keys of a line of `log.jsonl`.
@@ -30,7 +31,9 @@ pub struct LogRecord {
     pub lr: f64,
     /// Mean loss.
     pub loss: f64,
-    /// Sum of squared errors over sum of squared deviations from each batch's mean.
+    /// Sum of squared errors over sum of squared deviations from each batch's mean. Rows that are all alike have no variance: then it
+    /// is not finite, which JSON spells null.
+    #[serde(deserialize_with = "null_as_nan")]
     pub fvu: f64,
     /// Mean active latents per row.
     pub l0: f64,
@@ -42,6 +45,10 @@ pub struct LogRecord {
     pub aux_loss: Option<f64>,
     /// Mean norm of the gradient before clipping.
     pub grad_norm: f64,
+}
+
+fn null_as_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Sums since the last entry; part of a checkpoint.
@@ -176,9 +183,7 @@ pub fn write_table<'a>(path: &Path, columns: impl Iterator<Item = (&'a str, Arra
     let mut writer = ArrowWriter::try_new(temp, batch.schema(), None).map_err(|e| table_error(path, &e))?;
     writer.write(&batch).map_err(|e| table_error(path, &e))?;
     let temp = writer.into_inner().map_err(|e| table_error(path, &e))?;
-    temp.as_file().sync_all().map_err(|e| Error::io("sync", path, e))?;
-    temp.persist(path).map_err(|e| Error::io("rename into", path, e.error))?;
-    Ok(())
+    artefact::persist(temp, path)
 }
 
 fn table_error(path: &Path, error: &dyn std::fmt::Display) -> Error {

@@ -100,7 +100,7 @@ impl TrainConfig {
                 Err(Error::config(format!("train.{key}"), format!("{found} will not do"), help))
             }
         };
-        positive("batch", c.batch > 0, c.batch.to_string(), "use at least 1 row per step; 4096 is the default")?;
+        positive("batch", c.batch > 1, c.batch.to_string(), "use at least 2 rows per step (one row has no variance); 4096 is the default")?;
         positive("lr", c.lr.is_finite() && c.lr >= 0.0, c.lr.to_string(), "use a positive rate, or 0 for 2e-4 / sqrt(d_sae / 2^14)")?;
         let share = |x: f64| (0.0..=1.0).contains(&x);
         positive(
@@ -111,11 +111,16 @@ impl TrainConfig {
         )?;
         positive(
             "beta1",
-            (0.0..1.0).contains(&c.beta1) && (0.0..1.0).contains(&c.beta2),
+            [c.beta1, c.beta2].iter().all(|b| *b >= 0.0 && (*b as f32) < 1.0),
             format!("{} and {}", c.beta1, c.beta2),
             "use decays below 1",
         )?;
-        positive("eps", c.eps > 0.0, c.eps.to_string(), "use a small positive number, 1e-8 is the default")?;
+        positive(
+            "eps",
+            c.eps as f32 >= f32::MIN_POSITIVE && c.eps.is_finite(),
+            c.eps.to_string(),
+            "use a small positive number, 1e-8 is the default",
+        )?;
         positive("clip_norm", c.clip_norm >= 0.0, c.clip_norm.to_string(), "use a positive norm, or 0 to turn clipping off")?;
         positive("init_rows", c.init_rows > 0, c.init_rows.to_string(), "use at least 1 row, 32768 is the default")?;
         positive("checkpoint_seconds", c.checkpoint_seconds >= 0.0, c.checkpoint_seconds.to_string(), "use seconds of wall clock")?;

@@ -132,6 +132,17 @@ pub fn train(
     let d_in = source.width();
     let rows = initial_rows(source, &shared, d_in, scale)?;
     let resumed = if mode == Mode::Resume && checkpoint::exists(root) { Some(Loaded::read(root)?) } else { None };
+    if let Some(loaded) = resumed.as_ref().filter(|l| l.state.members.len() != members.len()) {
+        let names: Vec<&str> = loaded.state.members.iter().map(|m| m.name.as_str()).collect();
+        return Err(Error::request(
+            format!("the checkpoint in {} is of {}, this command trains {} dictionaries", root.display(), names.join(", "), members.len()),
+            "resume with the sweep that was started, or choose another --out",
+        ));
+    }
+    for member in &members {
+        // It says that the rest is whole, which from here on it is not.
+        remove(&member.dir.join("dictionary.json"))?;
+    }
     let mut running = Vec::with_capacity(members.len());
     for (i, member) in members.into_iter().enumerate() {
         let mut learner = sae::build(&member.sae, &rows, member.train.seed)?;
@@ -306,24 +317,9 @@ fn prepare(members: &[Member], root: &Path, mode: Mode) -> Result<()> {
         Mode::Fresh if !artefact::is_empty(root)? => return Err(Error::OutputNotEmpty { path: root.to_path_buf() }),
         Mode::Fresh => {}
         Mode::Overwrite => {
-            checkpoint::remove(root)?;
-            for member in members {
-                for name in [
-                    "dictionary.json",
-                    "dictionary.safetensors",
-                    "config.toml",
-                    "log.jsonl",
-                    "log.parquet",
-                    "timing.parquet",
-                    "score.json",
-                    "latents.parquet",
-                ] {
-                    let path = member.dir.join(name);
-                    match fs::remove_file(&path) {
-                        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", path, e)),
-                        _ => {}
-                    }
-                }
+            clear(root)?;
+            for dir in members.iter().map(|m| m.dir.clone()).chain(earlier_members(root)?) {
+                clear(&dir)?;
             }
         }
         Mode::Resume => {
@@ -343,8 +339,50 @@ fn prepare(members: &[Member], root: &Path, mode: Mode) -> Result<()> {
     }
     for dir in members.iter().map(|m| m.dir.as_path()).chain([root]) {
         fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        artefact::remove_leftovers(dir)?;
     }
     Ok(())
+}
+
+/// What a run, and scoring it, leave in a folder; nothing else there is ever removed.
+const FILES: &[&str] = &[
+    "dictionary.json",
+    "dictionary.safetensors",
+    "config.toml",
+    "log.jsonl",
+    "log.parquet",
+    "timing.parquet",
+    "score.json",
+    "latents.parquet",
+    "checkpoint.safetensors",
+];
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what an earlier run left in `dir`, and the folder if nothing else is in it.
+fn clear(dir: &Path) -> Result<()> {
+    for name in FILES {
+        remove(&dir.join(name))?;
+    }
+    let _ = fs::remove_dir(dir);
+    Ok(())
+}
+
+/// Folders of an earlier sweep below `root`: those with a run file and a log.
+fn earlier_members(root: &Path) -> Result<Vec<PathBuf>> {
+    if !root.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(root).map_err(|e| Error::io("list", root, e))?;
+    let mut found: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    found.retain(|dir| dir.join("config.toml").is_file() && dir.join("log.jsonl").is_file());
+    found.sort();
+    Ok(found)
 }
 
 /// The first rows of the stream, normalised, for initialisation; the stream is rewound by the caller's seek.

@@ -159,6 +159,16 @@ fn an_interrupted_sweep_ends_in_the_same_bytes() {
             assert!(*a == b, "{name} differs");
         }
     }
+    // A sweep resumes whole: leaving a member out would lose its state.
+    let half = tempfile::tempdir().unwrap();
+    let stopped = train(sweep(half.path(), 0.0), &mut Planted::new(), 1.5, half.path(), Mode::Fresh, &StopAfter(AtomicU64::new(5)));
+    assert!(matches!(stopped, Err(Error::Interrupted { .. })));
+    let fewer = sweep(half.path(), 0.0).into_iter().take(1).collect();
+    let error = train(fewer, &mut Planted::new(), 1.5, half.path(), Mode::Resume, &Silent).unwrap_err();
+    assert!(error.to_string().contains("k3-s1"), "{error}");
+    // Overwriting with a smaller sweep leaves nothing of the larger one.
+    train(sweep(half.path(), 1e9).into_iter().take(1).collect(), &mut Planted::new(), 1.5, half.path(), Mode::Overwrite, &Silent).unwrap();
+    assert!(half.path().join("k2-s0").is_dir() && !half.path().join("k3-s1").exists());
     // Complete: resuming does nothing.
     assert!(train(sweep(cut.path(), 0.0), &mut Planted::new(), 1.5, cut.path(), Mode::Resume, &Silent).unwrap().was_complete);
 }

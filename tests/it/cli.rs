@@ -139,7 +139,11 @@ fn wrong_requests_end_in_code_2_with_a_remedy() {
         (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--device", "cuda"], "--device cpu"),
         (vec!["plot", "--from", "runs", "--chart", "pie", "--out", "x"], "training"),
         (vec!["inspect", "runs"], "dictionary.json"),
+        (vec!["train", "--shards", "shards", "--batch", "1", "--out", "x"], "at least 2 rows"),
+        (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--model", "fable", "--corpus", "other.txt"], "same files"),
+        (vec!["train", "--config", "runs/k4-d128-s0/config.toml", "--set", "shards.id=other", "--out", "x"], "what is there now"),
     ];
+    std::fs::write(dir.join("other.txt"), "another text").unwrap();
     for (line, remedy) in cases {
         let (code, message) = refused(dir, &line);
         assert_eq!(code, 2, "{line:?}: {message}");
