@@ -15,7 +15,7 @@ use lapidary::{Error, Progress, Result};
 use serde::Serialize;
 
 use super::output::Output;
-use super::settings::{List, OutMode, Settings, SplitChoice};
+use super::settings::{List, OutMode, Reading, Settings, SplitChoice};
 use super::{harvest, plot, score, splice, train};
 
 /// The hook point that the demo looks into.
@@ -146,7 +146,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
     };
     let concepts = concepts::recover(&sources, output)?;
     concepts.save(&out)?;
-    plot::run(&plot::Args { from: sweep, chart: Vec::new(), out: out.join("plots"), mode: OutMode::default() }, output)?;
+    plot::run(&plot::Args { from: sweep, chart: Vec::new(), out: out.join("plots") })?;
     Ok(Report { out, dictionary, seconds: started.elapsed().as_secs_f64(), scores, concepts })
 }
 
@@ -214,9 +214,7 @@ fn scored(dictionary: &Path, name: &str, shards: &Path, device: &Device, output:
         shards.display()
     ));
     let args = score::Args {
-        dictionary: dictionary.to_path_buf(),
-        shards: shards.to_path_buf(),
-        hook: None,
+        reading: Reading { dictionary: dictionary.to_path_buf(), shards: shards.to_path_buf(), hook: None },
         split: SplitChoice::HeldOut,
         splice: splice::Args { model: Some("fable".into()), corpus: None, splice_tokens: 10_000 },
         require: Vec::new(),

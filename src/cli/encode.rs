@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use lapidary::encode::{encode, EncodeReport};
-use lapidary::shard::Shards;
-use lapidary::{Dictionary, Result};
+use lapidary::Result;
 
 use super::output::Output;
-use super::settings::{dictionary_column, SplitChoice};
+use super::settings::{Reading, SplitChoice};
 
 /// Encode shards with a dictionary: which latents fire on each row, and how strongly.
 #[derive(Debug, clap::Args)]
@@ -15,15 +14,8 @@ use super::settings::{dictionary_column, SplitChoice};
   lapidary encode --dictionary runs/k32 --shards shards --split held-out --out codes
   duckdb -c \"select doc_id, position, len(indices) as l0 from 'codes/codes.parquet' limit 5\"")]
 pub struct Args {
-    /// Folder of the dictionary.
-    #[arg(long, value_name = "DIR")]
-    pub dictionary: PathBuf,
-    /// Folder of shards.
-    #[arg(long, value_name = "DIR")]
-    pub shards: PathBuf,
-    /// Column of the shards [default: the one the dictionary was trained on].
-    #[arg(long, value_name = "POINT")]
-    pub hook: Option<String>,
+    #[command(flatten)]
+    pub reading: Reading,
     /// Which rows.
     #[arg(long, value_enum, default_value_t = SplitChoice::All)]
     pub split: SplitChoice,
@@ -37,8 +29,6 @@ pub struct Args {
 
 /// Encodes.
 pub fn run(args: &Args, output: &Output) -> Result<EncodeReport> {
-    let dictionary = Dictionary::load(&args.dictionary)?;
-    let shards = Shards::open(&args.shards)?;
-    let column = dictionary_column(&dictionary, &shards, args.hook.as_deref())?;
+    let (dictionary, shards, column) = args.reading.open()?;
     encode(&dictionary, &shards, &column, args.split.split(), &args.out, args.overwrite, output)
 }

@@ -97,7 +97,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             output.report(&report)?;
             requirements
         }
-        Verb::Plot(args) => output.report(&plot::run(args, output)?),
+        Verb::Plot(args) => output.report(&plot::run(args)?),
         Verb::Inspect(args) => output.report(&inspect::run(args, &device)?),
         Verb::Config(args) => output.report(&config::run(args)?),
     }

@@ -6,9 +6,6 @@ use std::path::PathBuf;
 use lapidary::{plot, Result};
 use serde::Serialize;
 
-use super::output::Output;
-use super::settings::OutMode;
-
 /// Draw charts from runs: training curves, firing density, FVU against L0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -25,8 +22,6 @@ pub struct Args {
     /// Folder for SVG and PNG files.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    #[command(flatten)]
-    pub mode: OutMode,
 }
 
 /// The files drawn.
@@ -43,6 +38,6 @@ impl fmt::Display for Report {
 }
 
 /// Draws.
-pub fn run(args: &Args, _output: &Output) -> Result<Report> {
+pub fn run(args: &Args) -> Result<Report> {
     Ok(Report { files: plot::draw_all(&plot::collect(&args.from)?, &args.chart, &args.out)? })
 }

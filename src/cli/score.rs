@@ -8,7 +8,7 @@ use lapidary::shard::{Batch, Shards, ShuffleConfig, Shuffled, Split};
 use lapidary::{Dictionary, Error, Result};
 
 use super::output::Output;
-use super::settings::{dictionary_column, SplitChoice};
+use super::settings::{Reading, SplitChoice};
 use super::splice;
 
 /// Score a dictionary on rows it was not trained on, with baselines at the same number of active latents beside it.
@@ -19,15 +19,8 @@ use super::splice;
   lapidary score --dictionary runs/k32 --shards shards --require 'fvu<0.2' --require 'dead_fraction<=0.1'
 Exit code 1 when a --require does not hold. docs/metrics.md gives each formula, and which tool means which by a name.")]
 pub struct Args {
-    /// Folder of the dictionary.
-    #[arg(long, value_name = "DIR")]
-    pub dictionary: PathBuf,
-    /// Folder of shards.
-    #[arg(long, value_name = "DIR")]
-    pub shards: PathBuf,
-    /// Column of the shards [default: the one the dictionary was trained on].
-    #[arg(long, value_name = "POINT")]
-    pub hook: Option<String>,
+    #[command(flatten)]
+    pub reading: Reading,
     /// Which rows.
     #[arg(long, value_enum, default_value_t = SplitChoice::HeldOut)]
     pub split: SplitChoice,
@@ -74,13 +67,11 @@ impl Iterator for Sample {
 /// Scores; the second value says whether the requirements hold (it is returned after the report is printed).
 pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport, Result<()>)> {
     let requirements = args.require.iter().map(|r| Requirement::parse(r)).collect::<Result<Vec<_>>>()?;
-    let dictionary = Dictionary::load(&args.dictionary)?;
-    let shards = Shards::open(&args.shards)?;
-    let column = dictionary_column(&dictionary, &shards, args.hook.as_deref())?;
+    let (dictionary, shards, column) = args.reading.open()?;
     let split = args.split.split();
     if shards.rows(split) == 0 {
         return Err(Error::request(
-            format!("{} holds no such rows", args.shards.display()),
+            format!("{} holds no such rows", args.reading.shards.display()),
             "harvest with --held-out above 0, or score with --split all",
         ));
     }
@@ -102,7 +93,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
         }
     }
     let report = report(args.split, &scores, beside.iter().map(|(name, _)| name.clone()).zip(others));
-    let out = args.out.as_ref().unwrap_or(&args.dictionary);
+    let out = args.out.as_ref().unwrap_or(&args.reading.dictionary);
     report.save(out)?;
     scores.latents.save(out)?;
     let met = Requirement::check_all(&requirements, &report.metrics);

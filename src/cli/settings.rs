@@ -94,20 +94,39 @@ impl SplitChoice {
     }
 }
 
-/// The column that a dictionary reads: as asked, else the hook it was trained on if the shards have it, else their only one.
-pub fn dictionary_column(dictionary: &Dictionary, shards: &Shards, asked: Option<&str>) -> Result<String> {
-    let own = &dictionary.provenance.hook;
-    let known = shards.columns().any(|c| c.name == *own);
-    let column = shards.column(asked.or(known.then_some(own.as_str())))?;
-    if column.width != dictionary.d_in() {
-        return Err(Error::Width {
-            what: format!("column `{}` of the shards", column.name),
-            expected: dictionary.d_in(),
-            got: column.width,
-            help: format!("this dictionary reads `{own}`; name the column with --hook"),
-        });
+/// `--dictionary`, `--shards` and `--hook`: a dictionary and the column that it reads.
+#[derive(Debug, Clone, Args)]
+pub struct Reading {
+    /// Folder of the dictionary.
+    #[arg(long, value_name = "DIR")]
+    pub dictionary: PathBuf,
+    /// Folder of shards.
+    #[arg(long, value_name = "DIR")]
+    pub shards: PathBuf,
+    /// Column of the shards [default: the one the dictionary was trained on].
+    #[arg(long, value_name = "POINT")]
+    pub hook: Option<String>,
+}
+
+impl Reading {
+    /// Opens both. The column is the one asked for, else the hook the dictionary was trained on if the shards have it, else their only one.
+    pub fn open(&self) -> Result<(Dictionary, Shards, String)> {
+        let dictionary = Dictionary::load(&self.dictionary)?;
+        let shards = Shards::open(&self.shards)?;
+        let own = &dictionary.provenance.hook;
+        let known = shards.columns().any(|c| c.name == *own);
+        let column = shards.column(self.hook.as_deref().or(known.then_some(own.as_str())))?;
+        if column.width != dictionary.d_in() {
+            return Err(Error::Width {
+                what: format!("column `{}` of the shards", column.name),
+                expected: dictionary.d_in(),
+                got: column.width,
+                help: format!("this dictionary reads `{own}`; name the column with --hook"),
+            });
+        }
+        let name = column.name.clone();
+        Ok((dictionary, shards, name))
     }
-    Ok(column.name.clone())
 }
 
 /// The tokenizer beside a host. Token ids do without one; text needs it.
