@@ -16,12 +16,16 @@ pub enum Site {
     ResidPre,
     /// Concatenated head outputs before the output projection, `[n_heads * d_head]`.
     AttnZ,
+    /// Output of the attention module before the norm that follows it, `[d_model]`; only in blocks that have such a norm.
+    AttnRaw,
     /// Output of attention as it is added to the residual stream, `[d_model]`.
     AttnOut,
     /// Residual stream between attention and MLP, `[d_model]`; absent in parallel blocks.
     ResidMid,
     /// MLP neurons after the non-linearity (gated: gate times up), `[d_mlp]`.
     MlpPost,
+    /// Output of the MLP module before the norm that follows it, `[d_model]`; only in blocks that have such a norm.
+    MlpRaw,
     /// Output of the MLP as it is added to the residual stream, `[d_model]`.
     MlpOut,
     /// Residual stream leaving the block, `[d_model]`. For the last block this is *before* the final norm.
@@ -32,8 +36,17 @@ pub enum Site {
 
 impl Site {
     /// Sites inside a block, in the order a block reaches them.
-    pub const IN_BLOCK: [Site; 7] =
-        [Site::ResidPre, Site::AttnZ, Site::AttnOut, Site::ResidMid, Site::MlpPost, Site::MlpOut, Site::ResidPost];
+    pub const IN_BLOCK: [Site; 9] = [
+        Site::ResidPre,
+        Site::AttnZ,
+        Site::AttnRaw,
+        Site::AttnOut,
+        Site::ResidMid,
+        Site::MlpPost,
+        Site::MlpRaw,
+        Site::MlpOut,
+        Site::ResidPost,
+    ];
 
     /// Does this site belong to a block?
     pub fn is_in_block(self) -> bool {
@@ -46,6 +59,8 @@ impl Site {
             Site::ResidPre => "hook_resid_pre",
             Site::AttnOut => "hook_attn_out",
             Site::AttnZ => "attn.hook_z",
+            Site::AttnRaw => "attn.hook_out",
+            Site::MlpRaw => "mlp.hook_out",
             Site::ResidMid => "hook_resid_mid",
             Site::MlpPost => "mlp.hook_post",
             Site::MlpOut => "hook_mlp_out",
@@ -139,6 +154,8 @@ fn parse(s: &str) -> Option<HookPoint> {
             "hook_resid_pre" | "resid_pre" => Site::ResidPre,
             "hook_attn_out" | "attn_out" => Site::AttnOut,
             "attn.hook_z" | "attn.z" | "z" => Site::AttnZ,
+            "attn.hook_out" | "attn.out" => Site::AttnRaw,
+            "mlp.hook_out" | "mlp.out" => Site::MlpRaw,
             "hook_resid_mid" | "resid_mid" => Site::ResidMid,
             "mlp.hook_post" | "mlp.post" => Site::MlpPost,
             "hook_mlp_out" | "mlp_out" => Site::MlpOut,

@@ -141,7 +141,7 @@ impl HarvestConfig {
                 return Err(config(key, "is 0".to_string(), "leave it out for the default"));
             }
         }
-        let points = self.hooks.iter().map(|h| h.parse::<HookPoint>()).collect::<Result<Vec<_>>>()?;
+        let points = self.hooks.iter().map(|h| host.hook_point(h)).collect::<Result<Vec<_>>>()?;
         let columns = points
             .iter()
             .map(|p| Ok(Column { name: p.to_string(), width: host.width(p)?, dtype: self.dtype }))

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::spec::RopeScaling;
 use crate::error::{Error, Result};
 
 /// No real model has more blocks; a hostile file must not make us allocate for them.
@@ -35,6 +34,7 @@ const HARMLESS: &[&str] = &[
     "decoder_start_token_id",
     "dtype",
     "embd_pdrop",
+    "embedding_dropout",
     "eos_token_id",
     "finetuning_task",
     "gradient_checkpointing",
@@ -43,8 +43,8 @@ const HARMLESS: &[&str] = &[
     "initializer_range",
     "is_decoder",
     "is_encoder_decoder",
-    "label2id",
     "max_window_layers",
+    "label2id",
     "model_type",
     "n_ctx",
     "num_labels",
@@ -56,6 +56,7 @@ const HARMLESS: &[&str] = &[
     "problem_type",
     "reorder_and_upcast_attn",
     "resid_pdrop",
+    "residual_dropout",
     "return_dict",
     "sep_token_id",
     "summary_activation",
@@ -99,6 +100,9 @@ const CHANGES_NUMBERS: &[&str] = &[
     "rope_interleaved",
     "rotary_pct",
     "sliding_window",
+    "rope_local_base_freq",
+    "sliding_window_pattern",
+    "use_bidirectional_attention",
     "use_qk_norm",
     "use_sliding_window",
 ];
@@ -125,6 +129,12 @@ impl Config {
     /// Where it came from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Is the key there, and null?
+    pub fn is_null(&self, key: &str) -> bool {
+        self.read.borrow_mut().insert(key.to_string());
+        self.map.get(key).is_some_and(Value::is_null)
     }
 
     /// A key's value; null counts as absent.
@@ -163,6 +173,15 @@ impl Config {
         }
     }
 
+    /// A count, which may be 0.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) if value.as_u64() == Some(0) => Ok(0),
+            Some(_) => self.size(key),
+        }
+    }
+
     /// A size that need not be there.
     pub fn size_if(&self, key: &str) -> Result<Option<usize>> {
         match self.get(key) {
@@ -191,6 +210,30 @@ impl Config {
             None => default.ok_or_else(|| self.missing(key)),
             Some(value) => value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong_type(key, value, "a number")),
         }
+    }
+
+    /// A finite number, if given.
+    pub fn number_if(&self, key: &str) -> Result<Option<f64>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(_) => self.number(key, None).map(Some),
+        }
+    }
+
+    /// A finite number above zero; null switches off what the number scales, and an absent key means `absent`.
+    pub fn positive_or_off(&self, key: &str, absent: Option<f64>) -> Result<Option<f64>> {
+        match self.number_if(key)? {
+            None if self.is_null(key) => Ok(None),
+            None => Ok(absent),
+            Some(_) => self.positive(key, None).map(Some),
+        }
+    }
+
+    /// A list of finite numbers.
+    pub fn numbers(&self, key: &str) -> Result<Vec<f64>> {
+        let value = self.get(key).ok_or_else(|| self.missing(key))?;
+        let numbers = value.as_array().and_then(|items| items.iter().map(|v| v.as_f64().filter(|x| x.is_finite())).collect());
+        numbers.ok_or_else(|| self.wrong_type(key, value, "a list of numbers"))
     }
 
     /// A finite number above zero.
@@ -225,6 +268,15 @@ impl Config {
         texts.ok_or_else(|| self.wrong_type(key, value, "a list of texts"))
     }
 
+    /// A token id, or a list of them; `absent` if the key is not there, none if it is null.
+    pub fn token_ids_or(&self, key: &str, absent: Option<u32>) -> Result<Vec<u32>> {
+        if self.map.contains_key(key) {
+            self.token_ids(key)
+        } else {
+            Ok(absent.into_iter().collect())
+        }
+    }
+
     /// A token id, or a list of them; empty if absent.
     pub fn token_ids(&self, key: &str) -> Result<Vec<u32>> {
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
@@ -247,43 +299,52 @@ impl Config {
         }
     }
 
-    /// The base of the rotary frequencies and their scaling, in either style.
-    pub fn rope(&self, default_theta: f64, n_context: usize) -> Result<(f64, RopeScaling)> {
-        let (key, table) = match (self.get("rope_parameters"), self.get("rope_scaling")) {
-            (Some(table), _) => ("rope_parameters", Some(table)), // both: the newer style wins, as in transformers 5
-            (None, table) => ("rope_scaling", table),
-        };
-        let Some(table) = table else {
-            return Ok((self.positive("rope_theta", Some(default_theta))?, RopeScaling::None));
-        };
-        let Value::Object(map) = table else { return Err(self.wrong_type(key, table, "a table")) };
-        let table = Config { path: self.path.clone(), map: map.clone(), read: RefCell::default() };
-        let outer_theta = self.positive("rope_theta", Some(default_theta))?;
-        let theta = table.positive("rope_theta", Some(outer_theta))?;
-        // "type" is the oldest spelling. A table per kind of layer has neither.
-        let kind = table.string("rope_type")?.or(table.string("type")?).unwrap_or_else(|| "default".into());
-        table.refuse_unless("partial_rotary_factor", &Value::from(1.0))?;
-        let scaling = match kind.as_str() {
-            "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: table.positive("factor", None)? },
-            "llama3" => {
-                let (low, high) = (table.positive("low_freq_factor", None)?, table.positive("high_freq_factor", None)?);
-                if high <= low {
-                    return Err(self.wrong(key, format!("high_freq_factor {high} is not above low_freq_factor {low}"), "correct the file"));
-                }
-                RopeScaling::Llama3 {
-                    factor: table.positive("factor", None)?,
-                    low_freq_factor: low,
-                    high_freq_factor: high,
-                    original_context: table.positive("original_max_position_embeddings", Some(n_context as f64))?,
-                }
-            }
-            other => return Err(self.unsupported(key, other, "the supported kinds of rope are default, linear, llama3")),
-        };
-        if let Some(left) = table.unread().first() {
-            return Err(self.unsupported(key, left, format!("`{kind}` rope has no such option here; remove it if it does nothing")));
+    /// A table within, if given.
+    pub fn table(&self, key: &str) -> Result<Option<Self>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Self { path: self.path.clone(), map: map.clone(), read: RefCell::default() })),
+            Some(value) => Err(self.wrong_type(key, value, "a table")),
         }
-        Ok((theta, scaling))
+    }
+
+    /// Is there no key at all?
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// A table of the same file without a key.
+    pub fn empty(&self) -> Self {
+        Self { path: self.path.clone(), map: Map::new(), read: RefCell::default() }
+    }
+
+    /// The number of positions a query sees where attention is windowed: `absent` if the key is not there, none if it is null.
+    pub fn window(&self, key: &str, absent: Option<usize>) -> Result<Option<usize>> {
+        if self.is_null(key) {
+            return Ok(None);
+        }
+        match self.size_if(key)? {
+            None => Ok(absent),
+            given => Ok(given),
+        }
+    }
+
+    /// Which layers have windowed attention: from `layer_types`, else by `otherwise`.
+    pub fn windowed_layers(&self, n_layers: usize, otherwise: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
+        let kinds = self.strings("layer_types")?;
+        if kinds.is_empty() {
+            return Ok((0..n_layers).map(otherwise).collect());
+        }
+        if kinds.len() != n_layers {
+            let problem = format!("names {} layers of {n_layers}", kinds.len());
+            return Err(self.wrong("layer_types", problem, "correct the file, or take the model's original config.json"));
+        }
+        let is_windowed = |kind: &String| match kind.as_str() {
+            "sliding_attention" => Ok(true),
+            "full_attention" => Ok(false),
+            other => Err(self.unsupported("layer_types", other, "layers of full_attention and sliding_attention are supported")),
+        };
+        kinds.iter().map(is_windowed).collect()
     }
 
     /// Refuses every option known to change numbers that the family did not read, when it is switched on.
@@ -294,6 +355,9 @@ impl Config {
                 Value::Array(kinds) => kinds.iter().all(|kind| kind == "full_attention"), // `layer_types`
                 other => other.as_f64() == Some(0.0),
             };
+            if key == "sliding_window" && self.map.get("use_sliding_window") == Some(&Value::Bool(false)) {
+                continue;
+            }
             let value = self.map.get(key).filter(|v| !is_off(v) && !self.read.borrow().contains(key));
             if let Some(value) = value {
                 let shown: String = value.to_string().chars().take(60).collect();

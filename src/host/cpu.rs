@@ -6,6 +6,7 @@
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, Device, Layout, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::math::{self, widest};
@@ -21,13 +22,13 @@ const TILE_QUERIES: usize = 64;
 /// Rows of a tile of an elementwise operation.
 const FEW_ROWS: usize = 16;
 
-/// Read access to an f32 tensor in memory.
+/// Read access to a tensor in memory.
 pub(super) struct View<'a, G> {
     guard: G,
     layout: &'a Layout,
 }
 
-/// Of a tensor that is f32 and in memory, which the caller's dtype and device say.
+/// Of a tensor in memory, which the caller's device says.
 pub(super) fn view(x: &Tensor) -> View<'_, impl Deref<Target = Storage> + '_> {
     let (guard, layout) = x.storage_and_layout();
     View { guard, layout }
@@ -50,30 +51,57 @@ impl<G: Deref<Target = Storage>> View<'_, G> {
         Ok(&self.tail()?[..self.layout.shape().elem_count()])
     }
 
-    /// A matrix with any strides.
-    pub fn matrix(&self) -> Result<Matrix<'_>> {
+    /// A matrix with any strides, in f32 or half precision.
+    fn weight(&self) -> Result<Weight<'_>> {
+        let start = self.layout.start_offset();
         let (rows, cols) = self.layout.shape().dims2()?;
-        let stride = self.layout.stride();
-        Ok(Matrix { data: self.tail()?, rows, cols, row_stride: stride[0], col_stride: stride[1] })
+        let (row_stride, col_stride) = (self.layout.stride()[0], self.layout.stride()[1]);
+        Ok(match &*self.guard {
+            Storage::Cpu(CpuStorage::F32(data)) => Weight::Full(Matrix { data: &data[start..], rows, cols, row_stride, col_stride }),
+            Storage::Cpu(CpuStorage::BF16(data)) => Weight::Brain(Matrix { data: &data[start..], rows, cols, row_stride, col_stride }),
+            Storage::Cpu(CpuStorage::F16(data)) => Weight::Half(Matrix { data: &data[start..], rows, cols, row_stride, col_stride }),
+            _ => return Err(candle_core::Error::Msg("the fused host operations need weights of f32, bf16 or f16 in memory".into()).into()),
+        })
+    }
+}
+
+/// The weight of a product, `[in, out]`.
+enum Weight<'a> {
+    Full(Matrix<'a>),
+    Brain(Matrix<'a, half::bf16>),
+    Half(Matrix<'a, half::f16>),
+}
+
+impl Weight<'_> {
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::Full(m) => (m.rows, m.cols),
+            Self::Brain(m) => (m.rows, m.cols),
+            Self::Half(m) => (m.rows, m.cols),
+        }
+    }
+
+    /// Columns `col..col + cols`, widened into `scratch` if they are in half precision.
+    fn columns<'s>(&'s self, col: usize, cols: usize, scratch: &'s mut Vec<f32>) -> Matrix<'s> {
+        match self {
+            Self::Full(m) => m.window(0, m.rows, col, cols),
+            Self::Brain(m) => m.window(0, m.rows, col, cols).widened(scratch, |half, wide| half.convert_to_f32_slice(wide)),
+            Self::Half(m) => m.window(0, m.rows, col, cols).widened(scratch, |half, wide| half.convert_to_f32_slice(wide)),
+        }
     }
 }
 
 /// A matrix in a slice.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    data: &'a [f32],
+pub(super) struct Matrix<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
-    /// Row-major, `rows` x `cols` of a wider row.
-    fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
+impl<'a, T: Copy> Matrix<'a, T> {
     fn transposed(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
@@ -82,6 +110,26 @@ impl<'a> Matrix<'a> {
     fn window(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
         assert!(row + rows <= self.rows && col + cols <= self.cols, "window outside its matrix");
         Self { data: &self.data[row * self.row_stride + col * self.col_stride..], rows, cols, ..self }
+    }
+
+    /// A copy in f32, along whichever dimension lies together.
+    fn widened(self, scratch: &mut Vec<f32>, widen: impl Fn(&[T], &mut [f32])) -> Matrix<'_> {
+        if self.row_stride == 1 && self.col_stride != 1 {
+            return self.transposed().widened(scratch, widen).transposed();
+        }
+        assert!(self.col_stride == 1 || self.cols == 1, "a weight whose elements lie apart");
+        scratch.resize(self.rows * self.cols, 0.0);
+        for (r, row) in scratch.chunks_exact_mut(self.cols).enumerate() {
+            widen(&self.data[r * self.row_stride..][..self.cols], row);
+        }
+        Matrix::strided(scratch, self.rows, self.cols, self.cols)
+    }
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major, `rows` x `cols` of a wider row.
+    fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
     /// Does every element lie in `data`?
@@ -146,21 +194,22 @@ pub(super) struct Finish {
 }
 
 /// `x w + bias`, `x`: `[n, k]` row-major, `w`: `[k, m]`, then `finish`. Returns `[n, m]`.
-pub(super) fn linear(x: &[f32], w: Matrix, bias: Option<&[f32]>, finish: Finish) -> Vec<f32> {
-    let (k, m) = (w.rows, w.cols);
+pub(super) fn linear<G: Deref<Target = Storage>>(x: &[f32], w: &View<'_, G>, bias: Option<&[f32]>, finish: Finish) -> Result<Vec<f32>> {
+    let w = w.weight()?;
+    let (k, m) = w.shape();
     let n = x.len() / k;
     let x = Matrix::strided(x, n, k, k);
     let mut out: Vec<f32> = Vec::with_capacity(n * m);
     let target = Out(out.as_mut_ptr());
     let (row_tiles, col_tiles) = (n.div_ceil(TILE_ROWS), m.div_ceil(TILE_COLS));
-    (0..row_tiles * col_tiles).into_par_iter().for_each(|tile| {
+    (0..row_tiles * col_tiles).into_par_iter().for_each_init(Vec::new, |scratch, tile| {
         let (row, col) = (tile / col_tiles * TILE_ROWS, tile % col_tiles * TILE_COLS);
         let (rows, cols) = (TILE_ROWS.min(n - row), TILE_COLS.min(m - col));
         // SAFETY: the tile lies inside the `n * m` elements reserved, tiles do not overlap, and `product` writes all of it before
         // the rows below are read.
         unsafe {
             let first = target.at(row * m + col);
-            product(first, m, x.window(row, rows, 0, k), w.window(0, k, col, cols), 1.0);
+            product(first, m, x.window(row, rows, 0, k), w.columns(col, cols, scratch), 1.0);
             for r in 0..rows {
                 finish_row(std::slice::from_raw_parts_mut(first.add(r * m), cols), bias.map(|b| &b[col..col + cols]), finish);
             }
@@ -168,7 +217,7 @@ pub(super) fn linear(x: &[f32], w: Matrix, bias: Option<&[f32]>, finish: Finish)
     });
     // SAFETY: the tiles cover all `n * m` elements.
     unsafe { out.set_len(n * m) };
-    out
+    Ok(out)
 }
 
 fn finish_row(row: &mut [f32], bias: Option<&[f32]>, finish: Finish) {
@@ -201,6 +250,8 @@ widest! {
             Activation::GeluNew => row.iter_mut().for_each(|x| *x = math::gelu_new(*x)),
             Activation::Silu => row.iter_mut().for_each(|x| *x = math::silu(*x)),
             Activation::Relu => row.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
+            Activation::Relu2 => row.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x * *x }),
+            Activation::QuickGelu => row.iter_mut().for_each(|x| *x = math::quick_gelu(*x)),
         }
     }
 }
@@ -228,19 +279,45 @@ pub(super) fn norm(x: &[f32], spec: NormSpec, weight: &[f32], bias: Option<&[f32
     let mut out = vec![0f32; x.len()];
     out.par_chunks_mut(d * FEW_ROWS).zip(x.par_chunks(d * FEW_ROWS)).for_each(|(out, x)| {
         for (row, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-            let mean = match spec.kind {
-                NormKind::Layer => math::sum(x) / d as f32,
-                NormKind::Rms => 0.0,
-            };
-            let scale = 1.0 / (math::sum_squares(x, mean) / d as f32 + spec.eps as f32).sqrt();
-            row.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * scale);
-            if rounds && spec.kind == NormKind::Rms {
-                round(row); // Llama's RMSNorm goes back to the model's dtype before the weight
-            }
-            row.iter_mut().zip(weight).for_each(|(y, w)| *y *= w);
-            finish_row(row, bias, Finish { activation: None, round: rounds });
+            row.copy_from_slice(x);
+            norm_row(row, spec, weight, bias, rounds);
         }
     });
+    out
+}
+
+fn norm_row(row: &mut [f32], spec: NormSpec, weight: &[f32], bias: Option<&[f32]>, rounds: bool) {
+    let n = row.len() as f32;
+    let mean = match spec.kind {
+        NormKind::Layer => math::sum(row) / n,
+        NormKind::Rms | NormKind::RmsLate => 0.0,
+    };
+    let scale = 1.0 / (math::sum_squares(row, mean) / n + spec.eps as f32).sqrt();
+    row.iter_mut().for_each(|x| *x = (*x - mean) * scale);
+    if rounds && spec.kind == NormKind::Rms {
+        round(row);
+    }
+    row.iter_mut().zip(weight).for_each(|(y, w)| *y *= w);
+    finish_row(row, bias, Finish { activation: None, round: rounds });
+}
+
+/// Norms of queries and keys, in place; `qkv` as in [`attention`]. A weight as wide as a head is each head's, a wider one all heads'.
+pub(super) fn qk_norm(qkv: &mut [f32], spec: &AttentionSpec, norm: NormSpec, q: &[f32], k: &[f32], rounds: bool) {
+    let (n_q, n_kv) = (spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
+    qkv.par_chunks_mut((n_q + 2 * n_kv) * FEW_ROWS).for_each(|rows| {
+        for row in rows.chunks_exact_mut(n_q + 2 * n_kv) {
+            let (queries, rest) = row.split_at_mut(n_q);
+            for (part, weight) in [(queries, q), (&mut rest[..n_kv], k)] {
+                part.chunks_exact_mut(weight.len()).for_each(|head| norm_row(head, norm, weight, None, rounds));
+            }
+        }
+    });
+}
+
+/// `cap * tanh(x / cap)`.
+pub(super) fn softcap(x: &[f32], cap: f32) -> Vec<f32> {
+    let mut out = x.to_vec();
+    out.par_chunks_mut(1 << 14).for_each(|chunk| soften(chunk, cap));
     out
 }
 

@@ -1,14 +1,16 @@
 //! The one decoder: a specification and parameters become a [`HostModel`].
 //!
-//! Not for: how a family spells things (`gpt2`, `llama`) or how an operation is computed (`layers`, `cpu`).
+//! Not for: how a family spells things (`family`) or how an operation is computed (`layers`, `cpu`).
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use super::family::Family;
 use super::layers::{Block, Linear, Norm, Ops, Rope};
-use super::spec::{RopeSpec, Spec};
-use super::weights::Weights;
-use super::{Family, HostInfo, HostModel, Tap, Tokens};
+use super::rope::RopeSpec;
+use super::spec::Spec;
+use super::weights::{Part, Weights};
+use super::{HostInfo, HostModel, Tap, Tokens};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 
@@ -45,23 +47,19 @@ impl Decoder {
         let (sha256, parts) = rayon::join(
             || weights.sha256(),
             || -> Result<_> {
-                let embed = weights.get(names.prefix, &format!("{}.weight", names.embed), &[vocab, d])?;
-                let positions = if spec.learned_positions {
-                    Some(weights.get(names.prefix, &format!("{}.weight", names.positions), &[spec.n_context, d])?)
-                } else {
-                    None
-                };
+                let table = |name: &str, rows: usize| weights.stacked(&[Part::new(format!("{name}.weight"), rows)], Some(d));
+                let embed = table(names.embed, vocab)?;
+                let positions = if spec.learned_positions { Some(table(names.positions, spec.n_context)?) } else { None };
                 let blocks: Vec<Result<Block>> =
                     (0..spec.blocks.len()).into_par_iter().map(|layer| (family.block)(weights, &spec, layer)).collect();
                 let blocks = blocks.into_iter().collect::<Result<Vec<_>>>()?; // the first layer's error, always
-                let norm = |part: &str| weights.get(names.prefix, &format!("{}.{part}", names.final_norm), &[d]);
-                let final_norm = Norm { weight: norm("weight")?, bias: if names.final_norm_bias { Some(norm("bias")?) } else { None } };
-                let head = head(&spec, family, weights, &embed)?;
+                let final_norm = weights.norm(names.final_norm, d, names.final_norm_bias)?;
+                let head = head(&spec, weights, &embed)?;
                 Ok((embed, positions, blocks, final_norm, head))
             },
         );
         let (embed, positions, blocks, final_norm, head) = parts?;
-        weights.refuse_unread(names.prefix, names.blocks)?;
+        weights.refuse_unread()?;
         let n_params = embed.elem_count()
             + positions.as_ref().map_or(0, Tensor::elem_count)
             + blocks.iter().map(Block::n_params).sum::<usize>()
@@ -80,7 +78,7 @@ impl Decoder {
             n_context: spec.n_context,
             dtype: weights.dtype.as_str().to_string(),
             n_params: n_params as u64,
-            weights_sha256: sha256,
+            weights_sha256: sha256?,
             bos_token_id: spec.bos_token_id,
             eos_token_ids: spec.eos_token_ids.clone(),
             unread_config,
@@ -124,23 +122,22 @@ impl Decoder {
 }
 
 /// The output head: its own weight, or the embedding's.
-fn head(spec: &Spec, family: &Family, weights: &Weights, embed: &Tensor) -> Result<Linear> {
-    let names = &family.names;
+fn head(spec: &Spec, weights: &Weights, embed: &Tensor) -> Result<Linear> {
+    let own = weights.head();
     if !spec.tied {
-        let weight = weights.get("", names.head, &[spec.vocab_size, spec.d_model])?;
-        return Linear::from_rows(&[weight], None);
+        let name = own.unwrap_or_else(|| weights.names.head.to_string());
+        return Ok(Linear::new(weights.by_full_name(&name, spec.vocab_size, spec.d_model)?.t()?, None));
     }
     // Versions of transformers disagree on which one such a model means, so we do not guess.
-    let own = ("", names.head);
-    if weights.has(own.0, own.1) && !weights.same(own, (names.prefix, &format!("{}.weight", names.embed))) {
+    if let Some(own) = own.filter(|own| !weights.same(own, &weights.full(&format!("{}.weight", weights.names.embed)))) {
         return Err(Error::Format {
             format: "safetensors file",
             path: weights.label().into(),
-            problem: format!("`{}` differs from the token embedding, though config.json says the two are tied", names.head),
+            problem: format!("`{own}` differs from the token embedding, though config.json says the two are tied"),
             help: "set tie_word_embeddings to false to use the head of the file, or remove it from the file".into(),
         });
     }
-    Linear::from_rows(std::slice::from_ref(embed), None)
+    Ok(Linear::new(embed.t()?, None))
 }
 
 /// A pass under way: offers activations to the tap and knows when to stop.
@@ -217,7 +214,10 @@ impl HostModel for Decoder {
         let mut pass = Pass { tap, last, shape: (b, t), dtype };
 
         let ids = input.ids.to_device(&self.device)?.flatten_all()?;
-        let x = self.embed.index_select(&ids, 0)?.to_dtype(dtype)?;
+        let mut x = self.embed.index_select(&ids, 0)?.to_dtype(dtype)?;
+        if self.spec.embed_scale != 1.0 {
+            x = ops.scale(&x, self.spec.embed_scale)?;
+        }
         let mut x = tapped!(pass, 0, Site::Embed, x);
         if let Some(positions) = &self.positions {
             let rows = positions.narrow(0, 0, t)?.broadcast_left(b)?.contiguous()?.reshape((b * t, self.spec.d_model))?;
@@ -235,23 +235,36 @@ impl HostModel for Decoder {
                     ropes.as_ref().map(|(_, rope)| rope)
                 }
             };
-            let normed = ops.norm(&x, &block.attention_norm, spec.norm)?;
-            let z = ops.attention(&normed, t, block, &spec.attention, rope, mask)?;
+            let norm = |x: &Tensor, norm: &Option<Norm>| match norm {
+                Some(norm) => ops.norm(x, norm, spec.norm),
+                None => Ok(x.clone()),
+            };
+            let z = ops.attention(&norm(&x, &block.attention_norm)?, t, block, spec.norm, &spec.attention, rope, mask)?;
             let z = tapped!(pass, layer, Site::AttnZ, z);
-            let attn_out = tapped!(pass, layer, Site::AttnOut, ops.linear(&z, &block.attention_out)?);
+            let mut attn_out = ops.linear(&z, &block.attention_out)?;
+            if spec.norms.after() {
+                attn_out = norm(&tapped!(pass, layer, Site::AttnRaw, attn_out), &block.attention_after)?;
+            }
+            let attn_out = tapped!(pass, layer, Site::AttnOut, attn_out);
             // Parallel: the MLP reads the block's input, and the stream gets both outputs at the end.
             let mut mid = ops.add(&x, &attn_out)?;
             if !spec.parallel {
                 mid = tapped!(pass, layer, Site::ResidMid, mid);
             }
-            let mlp_in = if spec.parallel { &x } else { &mid };
-            let normed = ops.norm(mlp_in, &block.mlp_norm, spec.norm)?;
-            let neurons = tapped!(pass, layer, Site::MlpPost, ops.neurons(&normed, block, &spec.mlp)?);
-            let mlp_out = tapped!(pass, layer, Site::MlpOut, ops.linear(&neurons, &block.mlp_out)?);
+            let mlp_in = norm(if spec.parallel { &x } else { &mid }, &block.mlp_norm)?;
+            let neurons = tapped!(pass, layer, Site::MlpPost, ops.neurons(&mlp_in, block, &spec.mlp)?);
+            let mut mlp_out = ops.linear(&neurons, &block.mlp_out)?;
+            if spec.norms.after() {
+                mlp_out = norm(&tapped!(pass, layer, Site::MlpRaw, mlp_out), &block.mlp_after)?;
+            }
+            let mlp_out = tapped!(pass, layer, Site::MlpOut, mlp_out);
             x = tapped!(pass, layer, Site::ResidPost, ops.add(&mid, &mlp_out)?);
         }
         let x = tapped!(pass, 0, Site::LnFinal, ops.norm(&x, &self.final_norm, self.spec.final_norm)?);
-        let logits = ops.linear(&x, &self.head)?.to_dtype(DType::F32)?;
+        let mut logits = ops.linear(&x, &self.head)?.to_dtype(DType::F32)?;
+        if let Some(cap) = self.spec.final_softcap {
+            logits = ops.softcap(&logits, cap)?;
+        }
         Ok(Some(logits.reshape((b, t, self.spec.vocab_size))?))
     }
 
@@ -270,7 +283,7 @@ fn summary(spec: &Spec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{gpt2, Capture, LoadOptions};
+    use crate::host::{config::Config, family, Capture, LoadOptions};
     use crate::rng::Rng;
 
     /// A GPT-2 of one block whose specification `change` has changed.
@@ -306,11 +319,12 @@ mod tests {
         });
         let file = safetensors::serialize(views, None).unwrap();
         let json = br#"{"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2, "n_positions": 16, "vocab_size": 20}"#;
-        let config = crate::host::config::Config::parse("tiny".as_ref(), json).unwrap();
-        let mut spec = (gpt2::FAMILY.spec)(&config).unwrap();
+        let config = Config::parse("tiny".as_ref(), json).unwrap();
+        let family = family::of(&config).unwrap();
+        let mut spec = (family.spec)(&config).unwrap();
         change(&mut spec);
-        let weights = Weights::from_bytes("tiny", &file, &LoadOptions::default()).unwrap();
-        Decoder::load("tiny".into(), &gpt2::FAMILY, spec, Vec::new(), &weights).unwrap()
+        let weights = Weights::from_bytes("tiny", &file, family, &LoadOptions::default()).unwrap();
+        Decoder::load("tiny".into(), family, spec, Vec::new(), &weights).unwrap()
     }
 
     #[test]
@@ -345,7 +359,7 @@ mod tests {
         // The MLP reads the block's input, not what attention made of it.
         let block = &model.blocks[0];
         let x = at(Site::ResidPre).flatten(0, 1).unwrap();
-        let normed = model.ops.norm(&x, &block.mlp_norm, model.spec.blocks[0].norm).unwrap();
+        let normed = model.ops.norm(&x, block.mlp_norm.as_ref().unwrap(), model.spec.blocks[0].norm).unwrap();
         let neurons = model.ops.neurons(&normed, block, &model.spec.blocks[0].mlp).unwrap();
         let worst = (neurons - at(Site::MlpPost).flatten(0, 1).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
         assert_eq!(worst.to_scalar::<f32>().unwrap(), 0.0);

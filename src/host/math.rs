@@ -87,6 +87,12 @@ pub(super) fn gelu_new(x: f32) -> f32 {
     x / (1.0 + exp(-TWICE_SQRT_2_OVER_PI * (x + 0.044_715 * (x * x * x))))
 }
 
+/// x * sigmoid(1.702 x).
+#[inline(always)]
+pub(super) fn quick_gelu(x: f32) -> f32 {
+    x / (1.0 + exp(-1.702 * x))
+}
+
 /// Gelu with the error function. Scalar: no supported family is bound by it.
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {

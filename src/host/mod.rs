@@ -2,8 +2,8 @@
 //! [`Tap`], which looks (capture) or replaces (splice, steer, ablate).
 //!
 //! ```text
-//! config.json --config.rs--> family file (gpt2.rs, llama.rs) --> spec.rs (what to compute) --+
-//! *.safetensors --weights.rs--> family file (names, layouts) --> layers.rs (parameters) -----+--> decoder.rs (the forward)
+//! config.json --config.rs--> family/NAME.rs --> spec.rs, rope.rs (what to compute) ----+
+//! *.safetensors --weights.rs--> family/NAME.rs (names, layouts) --> layers.rs (parameters) --+--> decoder.rs (the forward)
 //! ```
 //!
 //! One decoder serves every family: a family file only says how its configuration and its tensor names map to the specification.
@@ -19,10 +19,10 @@ mod builtin;
 mod config;
 mod cpu;
 mod decoder;
-mod gpt2;
+mod family;
 mod layers;
-mod llama;
 mod math;
+mod rope;
 mod spec;
 mod tap;
 mod weights;
@@ -119,7 +119,7 @@ pub struct HostInfo {
 
 fn family_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
     let given = String::deserialize(deserializer)?;
-    let known = || FAMILIES.iter().map(|f| f.name).find(|&name| name == given);
+    let known = || family::ALL.iter().map(|f| f.name).find(|&name| name == given);
     known().ok_or_else(|| serde::de::Error::custom(format!("unknown host family `{given}`, expected one of {}", supported_families())))
 }
 
@@ -146,6 +146,19 @@ pub trait HostModel: Send + Sync {
 
     /// The Hugging Face module whose output `at` is, where there is one.
     fn hf_path(&self, at: &HookPoint) -> Option<String>;
+
+    /// The hook point of a name: a Hugging Face module path of this model, or any spelling that [`HookPoint`] understands.
+    ///
+    /// # Errors
+    /// [`Error::UnknownHookPoint`], listing what exists.
+    fn hook_point(&self, name: &str) -> Result<HookPoint> {
+        if let Some(at) = self.hook_points().into_iter().find(|at| self.hf_path(at).as_deref() == Some(name)) {
+            return Ok(at);
+        }
+        let at: HookPoint = name.parse()?;
+        self.width(&at)?;
+        Ok(at)
+    }
 }
 
 /// How to load a host.
@@ -163,45 +176,9 @@ impl Default for LoadOptions {
     }
 }
 
-/// An architecture family: how its files say what `spec` and `layers` need.
-struct Family {
-    /// As in `HostInfo::family`.
-    name: &'static str,
-    /// `model_type` values of config.json.
-    model_types: &'static [&'static str],
-    /// `architectures` values, for files without a `model_type`.
-    architectures: &'static [&'static str],
-    /// Configuration to specification.
-    spec: fn(&config::Config) -> Result<spec::Spec>,
-    /// Parameters of one block.
-    block: fn(&weights::Weights, &spec::Spec, usize) -> Result<layers::Block>,
-    /// Where the tensors and modules around the blocks are.
-    names: spec::Names,
-}
-
-/// Every family; adding one is a file and a line here.
-const FAMILIES: &[Family] = &[gpt2::FAMILY, llama::FAMILY];
-
 /// The supported architecture families, for messages.
 pub fn supported_families() -> String {
-    FAMILIES.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
-}
-
-fn family_of(config: &config::Config) -> Result<&'static Family> {
-    let model_type = config.string("model_type")?;
-    let architectures = config.strings("architectures")?;
-    let found = match &model_type {
-        Some(given) => FAMILIES.iter().find(|f| f.model_types.contains(&given.as_str())),
-        None => FAMILIES.iter().find(|f| architectures.iter().any(|a| f.architectures.contains(&a.as_str()))),
-    };
-    found.ok_or_else(|| {
-        let given = model_type.unwrap_or_else(|| if architectures.is_empty() { "none given".into() } else { architectures.join(", ") });
-        Error::Unsupported {
-            by: "a host".into(),
-            what: format!("the architecture `{given}` ({})", config.path().display()),
-            instead: format!("the supported families are {}", supported_families()),
-        }
-    })
+    family::names()
 }
 
 /// Loads a model from a folder with `config.json` and `model.safetensors` (or `model.safetensors.index.json` and its shards).
@@ -227,9 +204,9 @@ pub fn load(path: &str, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
     let config_path = dir.join("config.json");
     let config_json = std::fs::read(&config_path).map_err(|e| Error::io("read", &config_path, e))?;
     let config = config::Config::parse(&config_path, &config_json)?;
-    let family = family_of(&config)?; // before the weights are mapped: a wrong architecture fails in the first millisecond
+    let family = family::of(&config)?; // before the weights are mapped: a wrong architecture fails in the first millisecond
     let name = dir.canonicalize().ok().and_then(|full| full.file_name().map(|n| n.to_string_lossy().into_owned()));
-    let weights = weights::Weights::open(dir, options)?;
+    let weights = weights::Weights::open(dir, family, options)?;
     build(name.unwrap_or_else(|| path.to_string()), family, &config, &weights)
 }
 
@@ -239,12 +216,19 @@ pub fn load(path: &str, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
 /// As [`load`].
 pub fn load_bytes(name: &str, config_json: &[u8], weights: &[u8], options: &LoadOptions) -> Result<Box<dyn HostModel>> {
     let config = config::Config::parse(std::path::Path::new(name), config_json)?;
-    let family = family_of(&config)?;
-    let weights = weights::Weights::from_bytes(name, weights, options)?;
+    let family = family::of(&config)?;
+    let weights = weights::Weights::from_bytes(name, weights, family, options)?;
     build(name.to_string(), family, &config, &weights)
 }
 
-fn build(name: String, family: &'static Family, config: &config::Config, weights: &weights::Weights) -> Result<Box<dyn HostModel>> {
-    let spec = (family.spec)(config)?;
-    Ok(Box::new(decoder::Decoder::load(name, family, spec, config.unread(), weights)?))
+fn build(name: String, family: &'static family::Family, config: &config::Config, weights: &weights::Weights) -> Result<Box<dyn HostModel>> {
+    let (spec, unread) = match family.within {
+        None => ((family.spec)(config)?, config.unread()),
+        Some(table) => {
+            config.refuse_unless("quantization_config", &serde_json::Value::Null)?;
+            let within = config.table(table)?.ok_or_else(|| config.wrong(table, "is missing", "it describes the language model"))?;
+            ((family.spec)(&within)?, within.unread())
+        }
+    };
+    Ok(Box::new(decoder::Decoder::load(name, family, spec, unread, weights)?))
 }

@@ -1,22 +1,32 @@
-//! Safetensors files as a source of named parameters: memory-mapped, header checked before anything is read, converted to the
-//! dtype of the run, and hashed for provenance.
+//! Safetensors files as a source of named parameters: memory-mapped, header checked before anything is read, and hashed for provenance.
 //!
-//! Not for: knowing which tensors a family needs, or their layout.
+//! Loading holds one copy of the weights and a few MiB: a tensor is copied in pieces straight to where it stays, and the pages of the
+//! map are let go piece by piece. On the CPU, bf16 and f16 files stay as they are in memory and are widened as they are used, which
+//! changes no number.
+//!
+//! Not for: knowing which tensors a family needs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensorError};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
+use super::family::Family;
+use super::layers::Norm;
+use super::spec::Names;
 use super::LoadOptions;
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "safetensors file";
+/// How much of a file is copied before its pages are let go.
+const PIECE_BYTES: usize = 2 << 20;
 
 /// The bytes of one file.
 enum Bytes<'a> {
@@ -30,6 +40,42 @@ impl Bytes<'_> {
             Self::Mapped(map) => map,
             Self::Borrowed(bytes) => bytes,
         }
+    }
+
+    /// Says that a range has been read. A map's pages then stop counting as this process's memory; reading them again is still right.
+    fn done_with(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            const PAGE: usize = 4096;
+            // Only whole pages: the neighbours may be in use.
+            let (from, to) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+            if from < to {
+                // SAFETY: the map is shared with its file and only ever read, so pages come back as they were. Failure costs memory only.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
+/// One tensor of those that [`Weights::stacked`] puts together.
+pub(super) struct Part {
+    name: String,
+    rows: usize,
+    /// Row of the file that each row comes from; none: in the file's order.
+    order: Option<Vec<usize>>,
+}
+
+impl Part {
+    /// All rows of a tensor.
+    pub fn new(name: String, rows: usize) -> Self {
+        Self { name, rows, order: None }
+    }
+
+    /// All rows of a tensor in another order.
+    pub fn reordered(name: String, order: Vec<usize>) -> Self {
+        Self { name, rows: order.len(), order: Some(order) }
     }
 }
 
@@ -48,7 +94,12 @@ pub(super) struct Weights<'a> {
     entries: BTreeMap<String, Entry>,
     /// Names given out so far.
     read: Mutex<BTreeSet<String>>,
-    /// What the parameters are converted to.
+    /// The family's names.
+    pub names: Names,
+    /// What the files put before them.
+    prefix: String,
+    norm_offset: f64,
+    /// What the run computes in.
     pub dtype: DType,
     /// Where they go.
     pub device: Device,
@@ -56,7 +107,7 @@ pub(super) struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     /// Maps `model.safetensors`, or the shards of `model.safetensors.index.json`.
-    pub fn open(dir: &Path, options: &LoadOptions) -> Result<Self> {
+    pub fn open(dir: &Path, family: &Family, options: &LoadOptions) -> Result<Self> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         let (paths, wanted) = if single.is_file() {
@@ -71,7 +122,7 @@ impl<'a> Weights<'a> {
                 "pass a folder with safetensors weights; a pytorch_model.bin must be converted first (save_pretrained of transformers does)",
             ));
         };
-        let mut weights = Self::empty(options)?;
+        let mut weights = Self::empty(family, options)?;
         for path in paths {
             let file = std::fs::File::open(&path).map_err(|e| Error::io("open", &path, e))?;
             // SAFETY: the map is only read. As with every memory map, a file that another process truncates meanwhile ends this one;
@@ -88,22 +139,40 @@ impl<'a> Weights<'a> {
                 }
             }
         }
-        Ok(weights)
+        Ok(weights.with_prefix())
     }
 
     /// One safetensors file in memory.
-    pub fn from_bytes(name: &str, bytes: &'a [u8], options: &LoadOptions) -> Result<Self> {
-        let mut weights = Self::empty(options)?;
+    pub fn from_bytes(name: &str, bytes: &'a [u8], family: &Family, options: &LoadOptions) -> Result<Self> {
+        let mut weights = Self::empty(family, options)?;
         weights.add(PathBuf::from(name), Bytes::Borrowed(bytes))?;
-        Ok(weights)
+        Ok(weights.with_prefix())
     }
 
-    fn empty(options: &LoadOptions) -> Result<Self> {
+    /// Finds which spelling of the prefix the files use. Files of the base model, without a head, leave it out.
+    fn with_prefix(mut self) -> Self {
+        let names = self.names;
+        let spellings = std::iter::once(names.prefix).chain(names.old_prefixes.iter().copied()).chain(["", "model."]);
+        let found = spellings.into_iter().find(|prefix| self.entries.contains_key(&format!("{prefix}{}.weight", names.embed)));
+        self.prefix = found.unwrap_or(names.prefix).to_string();
+        self
+    }
+
+    fn empty(family: &Family, options: &LoadOptions) -> Result<Self> {
         let dtype = options.dtype.unwrap_or(DType::F32);
         if !matches!(dtype, DType::F32 | DType::BF16) {
             return Err(Error::config("host.dtype", format!("hosts do not compute in {dtype:?}"), "use f32 or bf16"));
         }
-        Ok(Self { files: Vec::new(), entries: BTreeMap::new(), read: Mutex::default(), dtype, device: options.device.clone() })
+        Ok(Self {
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            read: Mutex::default(),
+            names: family.names,
+            prefix: String::new(),
+            norm_offset: family.norm_offset,
+            dtype,
+            device: options.device.clone(),
+        })
     }
 
     fn add(&mut self, path: PathBuf, bytes: Bytes<'a>) -> Result<()> {
@@ -138,39 +207,43 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The entry called `prefix` + `name`, or `name` alone: hub files of the base model leave the prefix out.
-    fn find(&self, prefix: &str, name: &str) -> Option<(String, &Entry)> {
-        [format!("{prefix}{name}"), name.to_string()].into_iter().find_map(|full| self.entries.get(&full).map(|e| (full, e)))
+    /// The full name of the head's weight, if the files have one: beside the rest of the model, or below the same prefix's first part.
+    pub fn head(&self) -> Option<String> {
+        let beside = self.prefix.split_once('.').map_or_else(String::new, |(first, _)| format!("{first}."));
+        [String::new(), beside].iter().map(|p| format!("{p}{}", self.names.head)).find(|name| self.entries.contains_key(name))
     }
 
-    /// Is there such a tensor?
-    pub fn has(&self, prefix: &str, name: &str) -> bool {
-        self.find(prefix, name).is_some()
+    /// The full name of a tensor of the model without its head.
+    pub fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
-    /// Are two tensors the same bytes?
-    pub fn same(&self, a: (&str, &str), b: (&str, &str)) -> bool {
-        match (self.find(a.0, a.1), self.find(b.0, b.1)) {
-            (Some((_, a)), Some((_, b))) => a.dtype == b.dtype && a.shape == b.shape && self.raw(a) == self.raw(b),
-            _ => false,
-        }
+    /// Are two tensors, by their full names, the same bytes?
+    pub fn same(&self, a: &str, b: &str) -> bool {
+        let (Some(a), Some(b)) = (self.entries.get(a), self.entries.get(b)) else { return false };
+        let n = a.range.1 - a.range.0;
+        let equal = |at: usize| {
+            let piece = |e: &Entry| {
+                let range = e.range.0 + at..e.range.0 + (at + PIECE_BYTES).min(n);
+                (&self.files[e.file].1, range)
+            };
+            let ((left, from), (right, to)) = (piece(a), piece(b));
+            let equal = left.all()[from.clone()] == right.all()[to.clone()];
+            left.done_with(from);
+            right.done_with(to);
+            equal
+        };
+        a.dtype == b.dtype && a.shape == b.shape && (0..n).step_by(PIECE_BYTES).all(equal)
     }
 
-    fn raw(&self, entry: &Entry) -> &[u8] {
-        &self.files[entry.file].1.all()[entry.range.0..entry.range.1]
-    }
-
-    /// A tensor of the given shape, in the dtype and on the device of the run.
-    ///
-    /// # Errors
-    /// When it is missing, has another shape, or is not floating point; the message names it.
-    pub fn get(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let Some((full, entry)) = self.find(prefix, name) else {
+    /// The entry of a tensor by its full name, checked.
+    fn entry(&self, full: &str, shape: &[usize]) -> Result<&Entry> {
+        let Some(entry) = self.entries.get(full) else {
             let near = self.entries.keys().take(3).cloned().collect::<Vec<_>>().join(", ");
             return Err(Error::Format {
                 format: FORMAT,
                 path: PathBuf::from(self.label()),
-                problem: format!("tensor `{prefix}{name}` {shape:?} is missing (it holds {} tensors: {near}, ...)", self.len()),
+                problem: format!("tensor `{full}` {shape:?} is missing (it holds {} tensors: {near}, ...)", self.len()),
                 help: "the file does not fit its config.json, or the download is incomplete".into(),
             });
         };
@@ -179,28 +252,106 @@ impl<'a> Weights<'a> {
             let problem = format!("tensor `{full}` has shape {:?}, config.json asks for {shape:?}", entry.shape);
             return Err(Error::format(FORMAT, path, problem, "take the config.json and the weights from the same model"));
         }
-        let dtype = match entry.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
-            other => {
-                let problem = format!("tensor `{full}` is stored as {other:?}");
-                return Err(Error::format(FORMAT, path, problem, "only f32, f16, bf16 and f64 weights are read; quantised models are not"));
+        if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+            let problem = format!("tensor `{full}` is stored as {:?}", entry.dtype);
+            return Err(Error::format(FORMAT, path, problem, "only f32, f16, bf16 and f64 weights are read; quantised models are not"));
+        }
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(full.to_string());
+        Ok(entry)
+    }
+
+    /// Tensors of the model below one another: `[rows, from]`, or `[rows]` without `from`. Half precision stays half on the CPU.
+    ///
+    /// # Errors
+    /// When one is missing, has another shape, or is not floating point; the message names it.
+    pub fn stacked(&self, parts: &[Part], from: Option<usize>) -> Result<Tensor> {
+        let named: Vec<Part> = parts.iter().map(|p| Part { name: self.full(&p.name), rows: p.rows, order: p.order.clone() }).collect();
+        self.stacked_by_full_name(&named, from)
+    }
+
+    /// A tensor by its full name, `[rows, from]`.
+    ///
+    /// # Errors
+    /// As [`Weights::stacked`].
+    pub fn by_full_name(&self, full: &str, rows: usize, from: usize) -> Result<Tensor> {
+        self.stacked_by_full_name(&[Part::new(full.to_string(), rows)], Some(from))
+    }
+
+    /// A norm's parameters, f32 with the family's offset added.
+    ///
+    /// # Errors
+    /// As [`Weights::stacked`].
+    pub fn norm(&self, name: &str, width: usize, bias: bool) -> Result<Norm> {
+        // Rounded to the run's dtype first: that is what the model holds.
+        let get =
+            |suffix: &str| self.stacked(&[Part::new(format!("{name}.{suffix}"), width)], None)?.to_dtype(DType::F32).map_err(Error::from);
+        let weight = get("weight")?;
+        let weight = if self.norm_offset == 0.0 { weight } else { (weight + self.norm_offset)? };
+        Ok(Norm { weight, bias: if bias { Some(get("bias")?) } else { None } })
+    }
+
+    fn stacked_by_full_name(&self, parts: &[Part], from: Option<usize>) -> Result<Tensor> {
+        let shape_of = |rows: usize| from.map_or_else(|| vec![rows], |from| vec![rows, from]);
+        let entries = parts.iter().map(|p| self.entry(&p.name, &shape_of(p.rows))).collect::<Result<Vec<_>>>()?;
+        let all = |dtype: Dtype| entries.iter().all(|e| e.dtype == dtype);
+        let shape = shape_of(parts.iter().map(|p| p.rows).sum());
+        let sources: Vec<(&Part, &Entry)> = parts.iter().zip(entries.iter().copied()).collect();
+        if self.dtype == DType::BF16 {
+            self.gather::<bf16>(&sources, &shape, bf16::from_f32)
+        } else if self.device.is_cpu() && all(Dtype::BF16) {
+            self.gather::<bf16>(&sources, &shape, bf16::from_f32)
+        } else if self.device.is_cpu() && all(Dtype::F16) {
+            self.gather::<f16>(&sources, &shape, f16::from_f32)
+        } else {
+            self.gather::<f32>(&sources, &shape, |x| x)
+        }
+    }
+
+    fn gather<T: WithDType>(&self, sources: &[(&Part, &Entry)], shape: &[usize], narrow: fn(f32) -> T) -> Result<Tensor> {
+        let mut values: Vec<T> = Vec::with_capacity(shape.iter().product());
+        let width: usize = shape[1..].iter().product();
+        for (part, entry) in sources {
+            let bytes = &self.files[entry.file].1;
+            let row_bytes = width * entry.dtype.bitsize() / 8;
+            let mut copy = |rows: std::ops::Range<usize>| {
+                let range = entry.range.0 + rows.start * row_bytes..entry.range.0 + rows.end * row_bytes;
+                append(&mut values, &bytes.all()[range.clone()], entry.dtype, narrow);
+                range
+            };
+            match &part.order {
+                None => {
+                    let step = (PIECE_BYTES / row_bytes.max(1)).max(1);
+                    for row in (0..part.rows).step_by(step) {
+                        bytes.done_with(copy(row..(row + step).min(part.rows)));
+                    }
+                }
+                Some(order) => {
+                    for &row in order {
+                        copy(row..row + 1);
+                    }
+                    bytes.done_with(entry.range.0..entry.range.1);
+                }
             }
-        };
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(full);
-        Ok(Tensor::from_raw_buffer(self.raw(entry), dtype, shape, &self.device)?.to_dtype(self.dtype)?)
+        }
+        Ok(Tensor::from_vec(values, shape, &self.device)?)
     }
 
     /// Refuses a file whose blocks hold parameters that nothing read: more blocks than the config says, biases it denies, a norm of a
     /// related architecture. Buffers of old versions are no parameters; what stands outside the blocks is somebody else's head.
-    pub fn refuse_unread(&self, prefix: &str, blocks: &str) -> Result<()> {
-        const BUFFERS: &[&str] = &[".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
+    pub fn refuse_unread(&self) -> Result<()> {
+        const BUFFERS: &[&str] = &[
+            ".rotary_emb.inv_freq",
+            ".rotary_emb.cos_cached",
+            ".rotary_emb.sin_cached",
+            ".attn.bias",
+            ".attn.masked_bias",
+            ".attention.bias",
+            ".attention.masked_bias",
+        ];
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let (inside, bare) = (format!("{prefix}{blocks}."), format!("{blocks}."));
+        let inside = self.full(&format!("{}.", self.names.blocks));
         let left: Vec<&String> = (self.entries.keys())
-            .filter(|name| (name.starts_with(&inside) || name.starts_with(&bare)) && !read.contains(*name))
+            .filter(|name| name.starts_with(&inside) && !read.contains(*name))
             .filter(|name| !BUFFERS.iter().any(|buffer| name.ends_with(buffer)))
             .collect();
         let Some(first) = left.first() else { return Ok(()) };
@@ -208,13 +359,41 @@ impl<'a> Weights<'a> {
         Err(Error::format(FORMAT, self.label(), problem, "take the config.json and the weights from the same model"))
     }
 
-    /// SHA-256 of the files, one after the other in name order, as 64 hex digits.
-    pub fn sha256(&self) -> String {
+    /// SHA-256 of the files, one after the other in name order, as 64 hex digits. Files are read, not mapped: a map's pages would count
+    /// as memory.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn sha256(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        for (_, bytes) in &self.files {
-            hash.update(bytes.all());
+        let mut buffer = vec![0u8; 1 << 20];
+        for (path, bytes) in &self.files {
+            match bytes {
+                Bytes::Borrowed(bytes) => hash.update(bytes),
+                Bytes::Mapped(_) => {
+                    let mut file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+                    loop {
+                        match file.read(&mut buffer).map_err(|e| Error::io("read", path, e))? {
+                            0 => break,
+                            n => hash.update(&buffer[..n]),
+                        }
+                    }
+                }
+            }
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// Appends little-endian values of a dtype that [`Weights::entry`] lets through.
+fn append<T: WithDType>(values: &mut Vec<T>, bytes: &[u8], dtype: Dtype, narrow: fn(f32) -> T) {
+    let two = |c: &[u8]| [c[0], c[1]];
+    match dtype {
+        Dtype::F32 => values.extend(bytes.chunks_exact(4).map(|c| narrow(f32::from_le_bytes([c[0], c[1], c[2], c[3]])))),
+        Dtype::BF16 => values.extend(bytes.chunks_exact(2).map(|c| narrow(bf16::from_le_bytes(two(c)).to_f32()))),
+        Dtype::F16 => values.extend(bytes.chunks_exact(2).map(|c| narrow(f16::from_le_bytes(two(c)).to_f32()))),
+        _ => values
+            .extend(bytes.chunks_exact(8).map(|c| narrow(f64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]) as f32))),
     }
 }
 

@@ -31,7 +31,7 @@ fn worst(got: &Tensor, want: &Tensor, keep: Option<&[u8]>) -> f32 {
 }
 
 /// The hook point a golden tensor belongs to; none for those that are no hook point (attention probabilities).
-fn golden_point(name: &str, n_layers: usize) -> Option<HookPoint> {
+fn golden_point(name: &str, n_layers: usize, norms_after: bool) -> Option<HookPoint> {
     let (kind, rest) = name.split_once('.')?;
     if kind == "hidden_states" {
         let i: usize = rest.parse().ok()?;
@@ -40,10 +40,13 @@ fn golden_point(name: &str, n_layers: usize) -> Option<HookPoint> {
     }
     let (layer, part) = rest.split_once('.')?;
     let site = match part {
-        "attn_out" => Site::AttnOut,
+        // Golden files name the modules' outputs; TransformerLens' names are for what is added to the stream.
+        "attn_out" if norms_after => Site::AttnRaw,
+        "mlp_out" if norms_after => Site::MlpRaw,
+        "attn_out" | "attn_out_postnorm" => Site::AttnOut,
         "attn_z" => Site::AttnZ,
         "resid_mid" => Site::ResidMid,
-        "mlp_out" => Site::MlpOut,
+        "mlp_out" | "mlp_out_postnorm" => Site::MlpOut,
         "mlp_act" => Site::MlpPost,
         "output" => Site::ResidPost,
         _ => return None,
@@ -60,12 +63,13 @@ fn compare_with_golden(model: &dyn HostModel, golden: &HashMap<String, Tensor>) 
         runs.push(("padded.", Tokens { ids: ids("padded.input_ids"), mask: Some(mask) }));
     }
     let (mut n, mut largest) = (0, 0f32);
+    let norms_after = golden.contains_key("layer.0.attn_out_postnorm");
     for (prefix, input) in runs {
         let mut capture = Capture::with_logits(&model.hook_points());
         let logits = model.forward(&input, &mut capture).unwrap().unwrap();
         for (name, want) in golden {
             let Some(rest) = name.strip_prefix(prefix).filter(|r| prefix == "padded." || !r.starts_with("padded.")) else { continue };
-            let got = match golden_point(rest, model.info().n_layers) {
+            let got = match golden_point(rest, model.info().n_layers, norms_after) {
                 Some(at) => capture.get(&at).unwrap(),
                 None if rest == "logits" => &logits,
                 None => continue,
@@ -82,7 +86,7 @@ fn compare_with_golden(model: &dyn HostModel, golden: &HashMap<String, Tensor>) 
 #[test]
 fn golden_activations_of_tiny_models() {
     let Some(data) = shared_data() else { return skip("no shared data: golden activations") };
-    for (name, expected) in [("gpt2", 28), ("llama", 28)] {
+    for (name, expected) in [("gpt2", 28), ("gpt_neox", 18), ("llama", 28), ("qwen2", 20), ("gemma2", 44)] {
         let dir = data.join("golden").join(name);
         let golden = candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu).unwrap();
         let weights = std::fs::read(dir.join("model.safetensors")).unwrap();
@@ -99,6 +103,64 @@ fn golden_activations_of_tiny_models() {
         let model = host::load(dir.to_str().unwrap(), &LoadOptions::default()).unwrap();
         compare_with_golden(&*model, &golden);
     }
+}
+
+/// Tiny random models of every family with the options that change numbers, in both styles of config.json, against transformers.
+/// `tests/golden/hosts.py` wrote them; LAPIDARY_GOLDEN_HOSTS names a folder of more.
+#[test]
+fn golden_activations_of_every_family() {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hosts");
+    let more = std::env::var_os("LAPIDARY_GOLDEN_HOSTS").map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = [Some(own), more]
+        .into_iter()
+        .flatten()
+        .flat_map(|dir| std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("config.json").is_file())
+        .collect();
+    folders.sort();
+    let mut families = std::collections::BTreeSet::new();
+    let mut failures = Vec::new();
+    for dir in folders {
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        match golden_folder(&dir) {
+            Ok((family, n, error)) => {
+                println!("{name}: {n} tensors, worst error {error:.3} x the allowance");
+                families.insert(family);
+                if error > 1.0 || n < 11 {
+                    failures.push(format!("{name}: {n} tensors, {error} x the allowance"));
+                }
+            }
+            Err(e) => failures.push(format!("{name}: {e}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let all: std::collections::BTreeSet<String> = host::supported_families().split(", ").map(str::to_string).collect();
+    assert_eq!(families, all, "a family without a golden model");
+}
+
+/// Family, tensors compared, worst error over the allowance.
+fn golden_folder(dir: &Path) -> Result<(String, usize, f32), Error> {
+    let model = host::load(dir.to_str().unwrap(), &LoadOptions::default())?;
+    assert!(model.info().unread_config.is_empty(), "{}: {:?}", dir.display(), model.info().unread_config);
+    let golden = candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu).unwrap();
+    let mask = golden["mask"].to_dtype(DType::U8).unwrap();
+    let keep = mask.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+    let input = Tokens { ids: golden["ids"].to_dtype(DType::U32).unwrap(), mask: Some(mask) };
+    let mut capture = Capture::with_logits(&model.hook_points());
+    let logits = model.forward(&input, &mut capture)?.unwrap();
+    let (mut n, mut largest) = (0, worst(&logits, &golden["logits"], Some(&keep)));
+    for (name, want) in &golden {
+        let Some(path) = name.strip_prefix("out.") else { continue };
+        let at = model.hook_point(path)?;
+        assert_eq!(model.hf_path(&at).as_deref(), Some(path));
+        let error = worst(capture.get(&at)?, want, Some(&keep));
+        if error > 1.0 {
+            println!("  {path} ({at}): {error:.1} x the allowance");
+        }
+        (n, largest) = (n + 1, largest.max(error));
+    }
+    Ok((model.info().family.to_string(), n, largest))
 }
 
 #[test]
@@ -438,10 +500,10 @@ fn inputs_that_do_not_fit_are_refused_in_words() {
 
 #[test]
 fn options_that_change_numbers_are_refused_and_named() {
-    let scaling = json!({"rope_type": "yarn", "factor": 4.0});
+    let scaling = json!({"rope_type": "proportional", "factor": 4.0});
     for (family, key, to, says) in [
-        ("llama", "model_type", json!("mamba"), "gpt2, llama"),
-        ("llama", "rope_scaling", scaling, "default, linear, llama3"),
+        ("llama", "model_type", json!("mamba"), "gpt2, gpt_neox, llama"),
+        ("llama", "rope_scaling", scaling, "default, linear, dynamic, llama3"),
         ("llama", "hidden_act", json!("xielu"), "silu"),
         ("llama", "sliding_window", json!(128), "sliding_window"),
         ("llama", "partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
@@ -476,6 +538,38 @@ fn options_that_change_numbers_are_refused_and_named() {
     assert!(!same("gpt2", "activation_function", json!("gelu")));
     let odd = Tiny::new("gpt2").set("my_own_note", json!(1)).load();
     assert_eq!(odd.info().unread_config, ["my_own_note"]);
+}
+
+#[test]
+fn what_a_family_cannot_mean_is_refused_and_named() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hosts");
+    for (folder, key, to, says) in [
+        ("gemma2", "sliding_window", json!(null), "sliding attention"),
+        ("gemma2-layers", "layer_types", json!(["full_attention"]), "1 layers of 3"),
+        ("gemma3", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
+        ("gemma3", "use_bidirectional_attention", json!(true), "use_bidirectional_attention"),
+        ("gemma3", "rope_parameters", json!({"rope_theta": 5.0}), "a table for full_attention"),
+        ("gemma3-images", "text_config", json!(null), "describes the language model"),
+        ("gemma", "hidden_activation", json!("silu_and_mul"), "silu"),
+        ("qwen2-layers", "layer_types", json!(["chunked_attention", "full_attention", "full_attention"]), "chunked_attention"),
+        ("qwen3", "sliding_window", json!("wide"), "not a positive whole number"),
+        ("mistral-window", "layer_types", json!(["sliding_attention", "full_attention", "full_attention"]), "all layers"),
+        ("phi3-long", "rope_parameters", json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}), "4 numbers"),
+        ("phi3-window", "attention_bias", json!(true), "attention_bias"),
+        ("olmo2", "clip_qkv", json!(8.0), "clip_qkv"),
+        ("starcoder2", "norm_type", json!("rms_norm"), "norm_type"),
+        ("gpt-neox-odd", "rope_theta", json!(77.0), "rope_theta"),
+        ("gpt-neox-odd", "partial_rotary_factor", json!(0.3), "rotary_pct"),
+        ("gpt-neox-odd", "use_parallel_residual", json!("yes"), "true or false"),
+    ] {
+        let dir = golden.join(folder);
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+        config[key] = to;
+        let weights = std::fs::read(dir.join("model.safetensors")).unwrap();
+        let loaded = host::load_bytes(folder, &serde_json::to_vec(&config).unwrap(), &weights, &LoadOptions::default());
+        let message = loaded.err().unwrap_or_else(|| panic!("{folder}: {key} was accepted")).to_string();
+        assert!(message.contains(says), "{folder} {key}: {message}");
+    }
 }
 
 #[test]
@@ -521,7 +615,7 @@ fn damaged_files_give_errors_that_name_them() {
     // Missing and misshapen tensors.
     let mut less = Tiny::new("gpt2");
     less.tensors.retain(|(name, ..)| name != "h.1.mlp.c_fc.bias");
-    assert!(less.refusal().contains("transformer.h.1.mlp.c_fc.bias` [96] is missing"));
+    assert!(less.refusal().contains("`h.1.mlp.c_fc.bias` [96] is missing"));
     let mut wrong = Tiny::new("gpt2");
     wrong.tensors[2].1.reverse();
     assert!(wrong.refusal().contains("has shape"), "{}", wrong.refusal());

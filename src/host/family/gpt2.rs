@@ -4,18 +4,27 @@
 
 use serde_json::Value;
 
-use super::config::Config;
-use super::layers::{Block, Linear, Norm};
-use super::spec::{Activation, AttentionSpec, BlockSpec, MlpSpec, Names, NormKind, NormSpec, Spec};
-use super::weights::Weights;
-use super::Family;
+use super::{activation, Family, Layer};
 use crate::error::Result;
+use crate::host::config::Config;
+use crate::host::layers::{Block, Linear};
+use crate::host::spec::{AttentionSpec, BlockSpec, MlpSpec, Names, NormKind, NormSpec, Norms, QkNorm, Spec};
+use crate::host::weights::{Part, Weights};
 
-pub(super) const FAMILY: Family =
-    Family { name: "gpt2", model_types: &["gpt2"], architectures: &["GPT2LMHeadModel", "GPT2Model"], spec, block, names: NAMES };
+pub(super) const FAMILY: Family = Family {
+    name: "gpt2",
+    model_types: &["gpt2"],
+    architectures: &["GPT2LMHeadModel", "GPT2Model"],
+    within: None,
+    spec,
+    block,
+    norm_offset: 0.0,
+    names: NAMES,
+};
 
 const NAMES: Names = Names {
     prefix: "transformer.",
+    old_prefixes: &[],
     embed: "wte",
     positions: "wpe",
     blocks: "h",
@@ -24,6 +33,7 @@ const NAMES: Names = Names {
     final_norm: "ln_f",
     final_norm_bias: true,
     head: "lm_head.weight",
+    post_norms: None,
 };
 
 fn spec(config: &Config) -> Result<Spec> {
@@ -33,9 +43,7 @@ fn spec(config: &Config) -> Result<Spec> {
         return Err(config.wrong("n_head", format!("{n_heads} does not divide n_embd = {d_model}"), "correct the file"));
     }
     let d_head = d_model / n_heads;
-    let name = config.string("activation_function")?.unwrap_or_else(|| "gelu_new".into());
-    let activation = Activation::from_name(&name)
-        .ok_or_else(|| config.unsupported("activation_function", &name, format!("the supported ones are {}", Activation::NAMES)))?;
+    let (activation, _) = activation(config, &["activation_function"], "gelu_new")?;
     config.refuse_unless("add_cross_attention", &Value::from(false))?;
     let norm = NormSpec { kind: NormKind::Layer, eps: config.positive("layer_norm_epsilon", Some(1e-5))? };
     let scaled = config.flag("scale_attn_weights", true)?;
@@ -43,6 +51,7 @@ fn spec(config: &Config) -> Result<Spec> {
     let d_mlp = config.size_or("n_inner", Some(4 * d_model))?;
     let blocks = (0..config.layers("n_layer")?).map(|layer| BlockSpec {
         norm,
+        norms: Norms::Before,
         parallel: false,
         attention: AttentionSpec {
             n_heads,
@@ -52,6 +61,7 @@ fn spec(config: &Config) -> Result<Spec> {
             softcap: None,
             window: None,
             rope: None,
+            qk_norm: QkNorm::None,
             qkv_bias: true,
             out_bias: true,
         },
@@ -64,9 +74,11 @@ fn spec(config: &Config) -> Result<Spec> {
         blocks: blocks.collect(),
         final_norm: norm,
         learned_positions: true,
+        embed_scale: 1.0,
+        final_softcap: None,
         tied: config.flag("tie_word_embeddings", true)?,
-        bos_token_id: config.token_ids("bos_token_id")?.first().copied(),
-        eos_token_ids: config.token_ids("eos_token_id")?,
+        bos_token_id: config.token_ids_or("bos_token_id", Some(50_256))?.first().copied(),
+        eos_token_ids: config.token_ids_or("eos_token_id", Some(50_256))?,
     };
     config.refuse_the_rest("gpt2")?;
     Ok(spec)
@@ -74,19 +86,21 @@ fn spec(config: &Config) -> Result<Spec> {
 
 fn block(weights: &Weights, spec: &Spec, layer: usize) -> Result<Block> {
     let (d, d_mlp) = (spec.d_model, spec.blocks[layer].mlp.d_mlp);
-    let get = |name: &str, shape: &[usize]| weights.get(NAMES.prefix, &format!("h.{layer}.{name}"), shape);
-    let norm = |name: &str| -> Result<Norm> {
-        Ok(Norm { weight: get(&format!("{name}.weight"), &[d])?, bias: Some(get(&format!("{name}.bias"), &[d])?) })
-    };
+    let at = Layer { weights, layer };
     let linear = |name: &str, from: usize, to: usize| -> Result<Linear> {
-        Ok(Linear::new(get(&format!("{name}.weight"), &[from, to])?, Some(get(&format!("{name}.bias"), &[to])?)))
+        let part = |suffix: &str, n: usize| [Part::new(at.name(&format!("{name}.{suffix}")), n)];
+        Ok(Linear::new(weights.stacked(&part("weight", from), Some(to))?, Some(weights.stacked(&part("bias", to), None)?)))
     };
     Ok(Block {
-        attention_norm: norm("ln_1")?,
+        attention_norm: Some(at.norm("ln_1", d, true)?),
         qkv: linear("attn.c_attn", d, 3 * d)?,
+        q_norm: None,
+        k_norm: None,
         attention_out: linear("attn.c_proj", d, d)?,
-        mlp_norm: norm("ln_2")?,
+        attention_after: None,
+        mlp_norm: Some(at.norm("ln_2", d, true)?),
         mlp_in: linear("mlp.c_fc", d, d_mlp)?,
         mlp_out: linear("mlp.c_proj", d_mlp, d)?,
+        mlp_after: None,
     })
 }
