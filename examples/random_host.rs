@@ -5,8 +5,11 @@
 //! cargo run --release --example random_host -- --family gpt2 --layers 12 --d 768 --heads 12 --vocab 50257 --context 1024 --out DIR
 //! ```
 //!
-//! Also: `--kv-heads N` and `--mlp N` (llama; 4 x d for gpt2 unless given), `--seed N`, `--bench B T LAYER` to time forwards of B rows of T
-//! tokens stopped at that block's resid_post right after writing.
+//! Families: gpt2, gpt_neox (Pythia's options), llama. Also: `--kv-heads N` (llama), `--mlp N` (4 x d unless given), `--seed N`,
+//! `--dtype f32|bf16` of the file, and
+//!
+//! - `--bench B T LAYER`: time forwards of B rows of T tokens stopped at that block's resid_post, and say what loading took at its peak;
+//! - `--written`: the folder is there already. For `--bench`, whose peak would else be that of writing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +33,8 @@ struct Options {
     context: usize,
     seed: u64,
     out: PathBuf,
+    half: bool,
+    written: bool,
     bench: Option<(usize, usize, usize)>,
 }
 
@@ -47,7 +52,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
     let bad = |what: String| Error::request(what, "see the head of examples/random_host.rs");
     let mut given: HashMap<String, Vec<String>> = HashMap::new();
     while let Some(flag) = args.next() {
-        let n = if flag == "--bench" { 3 } else { 1 };
+        let n = match flag.as_str() {
+            "--bench" => 3,
+            "--written" => 0,
+            _ => 1,
+        };
         let name = flag.strip_prefix("--").ok_or_else(|| bad(format!("`{flag}` is not a flag")))?;
         given.insert(name.to_string(), args.by_ref().take(n).collect());
     }
@@ -72,21 +81,31 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         given.remove(name).and_then(|v| v.into_iter().next()).ok_or_else(|| bad(format!("--{name} is missing")))
     };
     let (family, out) = (text("family")?, PathBuf::from(text("out")?));
+    let half = match text("dtype").as_deref() {
+        Err(_) | Ok("f32") => false,
+        Ok("bf16") => true,
+        Ok(other) => return Err(bad(format!("--dtype {other}: f32 or bf16"))),
+    };
+    let written = given.remove("written").is_some();
     if let Some(left) = given.keys().next() {
         return Err(bad(format!("unknown flag --{left}")));
     }
     if heads == 0 || kv_heads == 0 || d % heads != 0 || heads % kv_heads != 0 {
         return Err(bad(format!("{heads} heads ({kv_heads} of keys) do not divide d = {d}")));
     }
-    Ok(Options { family, layers, d, heads, kv_heads, mlp, vocab, context, seed, out, bench })
+    Ok(Options { family, layers, d, heads, kv_heads, mlp, vocab, context, seed, out, half, written, bench })
 }
 
 fn run(o: &Options) -> Result<()> {
     let (config, tensors) = match o.family.as_str() {
         "gpt2" => gpt2(o),
+        "gpt_neox" => gpt_neox(o),
         "llama" => llama(o),
-        other => return Err(Error::request(format!("no recipe for family `{other}`"), "use gpt2 or llama")),
+        other => return Err(Error::request(format!("no recipe for family `{other}`"), "use gpt2, gpt_neox or llama")),
     };
+    if o.written {
+        return o.bench.map_or(Ok(()), |shape| bench(o, shape));
+    }
     std::fs::create_dir_all(&o.out).map_err(|e| Error::io("create", &o.out, e))?;
     let config = serde_json::to_vec_pretty(&config).map_err(|e| Error::request(e.to_string(), "report this"))?;
     write(&o.out.join("config.json"), &config)?;
@@ -94,12 +113,17 @@ fn run(o: &Options) -> Result<()> {
         .into_iter()
         .map(|(name, shape)| {
             let n = shape.iter().product();
-            let bytes = values(o.seed, &name, n).iter().flat_map(|x| x.to_le_bytes()).collect();
+            let values = values(o.seed, &name, n);
+            let bytes = if o.half {
+                values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect()
+            } else {
+                values.iter().flat_map(|x| x.to_le_bytes()).collect()
+            };
             (name, shape, bytes)
         })
         .collect();
     let views = data.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("bytes made for this shape");
+        let view = TensorView::new(if o.half { Dtype::BF16 } else { Dtype::F32 }, shape.clone(), bytes).expect("bytes made for this shape");
         (name.as_str(), view)
     });
     let file = safetensors::serialize(views, None).map_err(|e| Error::request(e.to_string(), "report this"))?;
@@ -117,7 +141,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Norm weights are one, biases zero, the rest normal(0, 0.02), a stream per tensor.
 fn values(seed: u64, name: &str, n: usize) -> Vec<f32> {
-    let is_norm = ["ln_1.", "ln_2.", "ln_f.", "norm."].iter().any(|part| name.contains(part));
+    let is_norm = ["ln_1.", "ln_2.", "ln_f.", "norm.", "layernorm."].iter().any(|part| name.contains(part));
     if name.ends_with(".bias") {
         return vec![0.0; n];
     }
@@ -149,6 +173,34 @@ fn gpt2(o: &Options) -> (serde_json::Value, Shapes) {
         }
     }
     shapes.extend(["weight", "bias"].map(|part| (format!("transformer.ln_f.{part}"), vec![d])));
+    (config, shapes)
+}
+
+/// As Pythia: parallel residual, a quarter of each head rotates, exact gelu, untied head.
+fn gpt_neox(o: &Options) -> (serde_json::Value, Shapes) {
+    let d = o.d;
+    let config = serde_json::json!({
+        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_act": "gelu", "num_hidden_layers": o.layers,
+        "hidden_size": d, "num_attention_heads": o.heads, "intermediate_size": o.mlp, "max_position_embeddings": o.context,
+        "vocab_size": o.vocab, "layer_norm_eps": 1e-5, "rotary_emb_base": 10000, "rotary_pct": 0.25, "use_parallel_residual": true,
+        "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": false, "torch_dtype": "float32",
+    });
+    let mut shapes: Shapes = vec![("gpt_neox.embed_in.weight".into(), vec![o.vocab, d]), ("embed_out.weight".into(), vec![o.vocab, d])];
+    for layer in 0..o.layers {
+        for (name, to, from) in [
+            ("attention.query_key_value", 3 * d, d),
+            ("attention.dense", d, d),
+            ("mlp.dense_h_to_4h", o.mlp, d),
+            ("mlp.dense_4h_to_h", d, o.mlp),
+        ] {
+            shapes.push((format!("gpt_neox.layers.{layer}.{name}.weight"), vec![to, from]));
+            shapes.push((format!("gpt_neox.layers.{layer}.{name}.bias"), vec![to]));
+        }
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            shapes.extend(["weight", "bias"].map(|part| (format!("gpt_neox.layers.{layer}.{name}.{part}"), vec![d])));
+        }
+    }
+    shapes.extend(["weight", "bias"].map(|part| (format!("gpt_neox.final_layer_norm.{part}"), vec![d])));
     (config, shapes)
 }
 
@@ -187,6 +239,11 @@ fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
     let start = Instant::now();
     let model = host::load(&o.out.to_string_lossy(), &LoadOptions::default())?;
     println!("load {:.2} s, {} parameters", start.elapsed().as_secs_f64(), model.info().n_params);
+    let file = o.out.join("model.safetensors");
+    let bytes = std::fs::metadata(&file).map_err(|e| Error::io("look at", &file, e))?.len();
+    if let Some(peak) = peak_bytes() {
+        println!("peak after loading {:.1} MB, {:.3} x the {:.1} MB of the file", peak / 1e6, peak / bytes as f64, bytes as f64 / 1e6);
+    }
     let mut rng = Rng::stream(o.seed, "bench", 0);
     let rows: Vec<Vec<u32>> = (0..b).map(|_| (0..t).map(|_| rng.below(o.vocab as u64) as u32).collect()).collect();
     let input = Tokens::new(&rows, &candle_core::Device::Cpu)?;
@@ -215,6 +272,13 @@ fn bench(o: &Options, (b, t, layer): (usize, usize, usize)) -> Result<()> {
         println!("processor time {:.0} us/token", seconds * 1e6);
     }
     Ok(())
+}
+
+/// The most memory this process has had so far, in bytes, where the system tells (Linux).
+fn peak_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
 }
 
 /// Processor time of this process so far, all threads, where the system tells (Linux, in hundredths of a second).

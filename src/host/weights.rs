@@ -47,8 +47,10 @@ impl Bytes<'_> {
         #[cfg(unix)]
         if let Self::Mapped(map) = self {
             const PAGE: usize = 4096;
-            // Only whole pages: the neighbours may be in use.
-            let (from, to) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+            // The kernel maps pages around those that are touched: they go too. Whoever reads the neighbours gets them again.
+            const AROUND: usize = 256 << 10;
+            let from = range.start.saturating_sub(AROUND) / PAGE * PAGE;
+            let to = (range.end + AROUND).min(map.len());
             if from < to {
                 // SAFETY: the map is shared with its file and only ever read, so pages come back as they were. Failure costs memory only.
                 let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) };
