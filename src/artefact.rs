@@ -83,6 +83,18 @@ pub fn persist(temp: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The error of writing `path` through a library: the system's, found inside, so that a full disk is called a full disk.
+pub fn write_error(path: &Path, error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut inner = Some(error);
+    while let Some(e) = inner {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            return Error::io("write", path, std::io::Error::new(io.kind(), io.to_string()));
+        }
+        inner = e.source();
+    }
+    Error::io("write", path, std::io::Error::other(error.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +108,14 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"two");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(!is_empty(dir.path()).unwrap());
+    }
+
+    #[test]
+    fn a_full_disk_is_found_inside_a_librarys_error() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = parquet::errors::ParquetError::External(Box::new(full));
+        assert!(write_error(Path::new("a.parquet"), &error).to_string().contains("free some disk space"));
+        let other = parquet::errors::ParquetError::General("odd".into());
+        assert!(write_error(Path::new("a.parquet"), &other).to_string().contains("cannot write a.parquet"));
     }
 }

@@ -119,6 +119,12 @@ pub fn harvest(
     let state = outcome?;
     if state.counts.rows.of(None) == 0 {
         folder::clear(out)?;
+        if state.counts.tokens == 0 {
+            return Err(Error::request(
+                format!("the corpus `{}` holds no token", corpus.config().source),
+                "give a corpus with text or token ids in it; `lapidary harvest --help` lists the formats",
+            ));
+        }
         return Err(Error::request(
             format!("no row is left to write: {} tokens were read and all were masked", state.counts.tokens),
             "check the corpus; `harvest.keep` switches masking rules off",

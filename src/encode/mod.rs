@@ -104,7 +104,7 @@ pub fn encode(
     artefact::remove_leftovers(out)?;
     let started = std::time::Instant::now();
     let path = out.join("codes.parquet");
-    let bad = |e: &dyn fmt::Display| Error::format("codes file", &path, e.to_string(), "check the disk, then encode again");
+    let bad = |e: &(dyn std::error::Error + 'static)| artefact::write_error(&path, e);
     let temp = tempfile::NamedTempFile::new_in(out).map_err(|e| Error::io("create a file in", out, e))?;
     let properties = WriterProperties::builder()
         .set_created_by(format!("lapidary {}", env!("CARGO_PKG_VERSION")))

@@ -7,7 +7,8 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array
 use parquet::arrow::ArrowWriter;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::artefact;
+use crate::error::Result;
 
 /// Name of the file.
 pub(super) const TIMING_FILE: &str = "timing.parquet";
@@ -46,6 +47,6 @@ impl Timing {
             writer.into_inner()?.sync_all()?;
             Ok(std::fs::rename(&partial, &path)?)
         };
-        write().map_err(|e| Error::io("write", &path, std::io::Error::other(e)))
+        write().map_err(|e| artefact::write_error(&path, &*e))
     }
 }

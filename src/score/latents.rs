@@ -135,7 +135,7 @@ impl LatentStats {
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_key_value_metadata(Some(vec![entry("rows", self.rows.to_string()), entry("dense_above", DENSE_ABOVE.to_string())]))
             .build();
-        let failed = |e: parquet::errors::ParquetError| Error::io("write", &path, std::io::Error::other(e));
+        let failed = |e: parquet::errors::ParquetError| artefact::write_error(&path, &e);
         let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
         let mut writer = ArrowWriter::try_new(temp.as_file_mut(), table.schema(), Some(properties)).map_err(failed)?;
         writer.write(&table).map_err(failed)?;

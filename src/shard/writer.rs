@@ -25,6 +25,7 @@ use super::crc::crc32;
 use super::manifest::{sync_dir, ColumnEntry, RowCounts, ShardEntry};
 use super::schema::{arrow_schema, properties, N_ID_COLUMNS};
 use super::{page, Column, Dtype, Rows, Split};
+use crate::artefact;
 use crate::error::{Error, Result};
 
 /// How to lay out the files.
@@ -257,7 +258,7 @@ impl ShardWriter {
             let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&self.schema));
             Ok((writer, factory))
         };
-        let (writer, factory) = make().map_err(|e| write_error(&partial, e))?;
+        let (writer, factory) = make().map_err(|e: ParquetError| artefact::write_error(&partial, &e))?;
         Ok(Sink { partial, writer, factory })
     }
 
@@ -307,7 +308,7 @@ impl ShardWriter {
             }
             row_group.close().map(|_| ())
         };
-        write(sink).map_err(|e| write_error(&sink.partial, e))?;
+        write(sink).map_err(|e| artefact::write_error(&sink.partial, &e))?;
         for bytes in &mut open.values {
             bytes.clear();
         }
@@ -320,7 +321,7 @@ impl ShardWriter {
         let Sink { partial, writer, .. } = open.file.take().expect("a split with rows has a file once its rows are flushed");
         let rows = std::mem::take(&mut open.rows);
         let groups: Vec<_> = writer.flushed_row_groups().to_vec();
-        let HashingFile { mut file, hash } = writer.into_inner().map_err(|e| write_error(&partial, e))?;
+        let HashingFile { mut file, hash } = writer.into_inner().map_err(|e| artefact::write_error(&partial, &e))?;
         let bytes = file.stream_position().map_err(|e| Error::io("write", &partial, e))?;
         let (crc32, footer_crc32) = checksums(&mut file, bytes, &groups).map_err(|e| Error::io("read back", &partial, e))?;
         file.sync_all().map_err(|e| Error::io("sync", &partial, e))?;
@@ -516,14 +517,6 @@ fn not_finite(column: &Column, value: f32, place: String) -> Error {
         "the host or the file produced it: check the weights and the dtype of the host (f16 overflows, f32 does not)".to_string()
     };
     Error::NotFinite { what: format!("`{}`", column.name), count: 1, place, help }
-}
-
-fn write_error(path: &Path, e: ParquetError) -> Error {
-    let source = match e {
-        ParquetError::External(inner) => std::io::Error::other(inner),
-        other => std::io::Error::other(other),
-    };
-    Error::io("write", path, source)
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

@@ -177,15 +177,11 @@ pub fn to_parquet(dir: &Path) -> Result<()> {
 
 /// Writes named columns as one Parquet file, atomically.
 pub fn write_table<'a>(path: &Path, columns: impl Iterator<Item = (&'a str, ArrayRef, bool)>) -> Result<()> {
-    let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| table_error(path, &e))?;
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| artefact::write_error(path, &e))?;
     let dir = path.parent().unwrap_or(Path::new("."));
     let temp = tempfile::NamedTempFile::new_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
-    let mut writer = ArrowWriter::try_new(temp, batch.schema(), None).map_err(|e| table_error(path, &e))?;
-    writer.write(&batch).map_err(|e| table_error(path, &e))?;
-    let temp = writer.into_inner().map_err(|e| table_error(path, &e))?;
+    let mut writer = ArrowWriter::try_new(temp, batch.schema(), None).map_err(|e| artefact::write_error(path, &e))?;
+    writer.write(&batch).map_err(|e| artefact::write_error(path, &e))?;
+    let temp = writer.into_inner().map_err(|e| artefact::write_error(path, &e))?;
     artefact::persist(temp, path)
-}
-
-fn table_error(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::format("table", path, error.to_string(), "check the disk, then run again with --resume")
 }

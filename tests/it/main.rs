@@ -1,6 +1,7 @@
 //! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop where it stands
 
+mod bad_input;
 mod cli;
 mod corpus;
 mod fable;
