@@ -115,6 +115,18 @@ pub struct HostInfo {
     /// refused instead; these are only unknown, so they are told.
     #[serde(default)]
     pub unread_config: Vec<String>,
+    /// Where it was fetched from, for a model of the hub.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// A model of the hub at a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its id there.
+    pub hub_id: String,
+    /// The commit, 40 hex digits.
+    pub revision: String,
 }
 
 fn family_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
@@ -224,13 +236,38 @@ pub fn load(path: &str, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
             "pass a folder with config.json and model.safetensors, or the word `fable` for the built-in host",
         ));
     }
-    let config_path = dir.join("config.json");
-    let config_json = std::fs::read(&config_path).map_err(|e| Error::io("read", &config_path, e))?;
-    let config = config::Config::parse(&config_path, &config_json)?;
-    let family = family_of(&config)?; // before the weights are mapped: a wrong architecture fails in the first millisecond
     let name = dir.canonicalize().ok().and_then(|full| full.file_name().map(|n| n.to_string_lossy().into_owned()));
+    load_folder(dir, name.unwrap_or_else(|| path.to_string()), None, options)
+}
+
+/// Loads a model of the hub from the folder it was fetched to; its name is its id.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_fetched(dir: &std::path::Path, origin: Origin, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
+    load_folder(dir, origin.hub_id.clone(), Some(origin), options)
+}
+
+/// Is the model in a folder one that can be loaded, as far as its config.json tells?
+///
+/// # Errors
+/// When it is not: as [`load`], without reading weights.
+pub fn check_config(dir: &std::path::Path) -> Result<()> {
+    let config = read_config(dir)?;
+    (family_of(&config)?.spec)(&config).map(|_| ())
+}
+
+fn read_config(dir: &std::path::Path) -> Result<config::Config> {
+    let path = dir.join("config.json");
+    let json = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    config::Config::parse(&path, &json)
+}
+
+fn load_folder(dir: &std::path::Path, name: String, origin: Option<Origin>, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
+    let config = read_config(dir)?;
+    let family = family_of(&config)?; // before the weights are mapped: a wrong architecture fails in the first millisecond
     let weights = weights::Weights::open(dir, options)?;
-    build(name.unwrap_or_else(|| path.to_string()), family, &config, &weights)
+    build(name, family, &config, &weights, origin)
 }
 
 /// Loads a model from memory: the bytes of a `config.json` and of one safetensors file.
@@ -241,10 +278,18 @@ pub fn load_bytes(name: &str, config_json: &[u8], weights: &[u8], options: &Load
     let config = config::Config::parse(std::path::Path::new(name), config_json)?;
     let family = family_of(&config)?;
     let weights = weights::Weights::from_bytes(name, weights, options)?;
-    build(name.to_string(), family, &config, &weights)
+    build(name.to_string(), family, &config, &weights, None)
 }
 
-fn build(name: String, family: &'static Family, config: &config::Config, weights: &weights::Weights) -> Result<Box<dyn HostModel>> {
+fn build(
+    name: String,
+    family: &'static Family,
+    config: &config::Config,
+    weights: &weights::Weights,
+    origin: Option<Origin>,
+) -> Result<Box<dyn HostModel>> {
     let spec = (family.spec)(config)?;
-    Ok(Box::new(decoder::Decoder::load(name, family, spec, config.unread(), weights)?))
+    let mut host = decoder::Decoder::load(name, family, spec, config.unread(), weights)?;
+    host.info.origin = origin;
+    Ok(Box::new(host))
 }
