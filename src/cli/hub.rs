@@ -2,7 +2,7 @@
 
 use std::env::var;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lapidary::corpus::{Corpus, CorpusConfig, Kind, Tokenizer};
@@ -43,9 +43,24 @@ impl Model {
     /// Loads it.
     pub fn load(&self, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
         match &self.origin {
-            Some(origin) => host::load_fetched(Path::new(&self.name), origin.clone(), options),
+            Some(origin) => {
+                let host = host::load_fetched(Path::new(&self.name), origin.clone(), options)?;
+                self.check_hash(&host.info().weights_sha256)?;
+                Ok(host)
+            }
             None => host::load(&self.name, options),
         }
+    }
+
+    /// The hub calls a large file by its SHA-256, and loading computed that of the weights: a cache that decayed is noticed for nothing.
+    fn check_hash(&self, found: &str) -> Result<()> {
+        let Ok(blob) = Path::new(&self.name).join("model.safetensors").canonicalize() else { return Ok(()) };
+        let said = blob.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if said.len() != 64 || !said.bytes().all(|b| b.is_ascii_hexdigit()) || said == found {
+            return Ok(());
+        }
+        let problem = format!("its SHA-256 is {found}, and the hub calls it {said}");
+        Err(Error::format("file of the hub", &blob, problem, "delete it and run the command again: it will be fetched again"))
     }
 
     /// The tokenizer beside it. Token ids do without one; text needs it.
@@ -91,9 +106,14 @@ pub fn corpus(config: &CorpusConfig, began: Option<&str>, output: &Output) -> Re
     Corpus::open_from(&config, &open(output)?)
 }
 
-/// The hub that the environment names.
+/// The hub that the environment names; one for the process, so that model and corpus share connections.
 fn open(output: &Output) -> Result<Hub> {
-    Hub::new(options()?, output.aside())
+    static HUB: OnceLock<Hub> = OnceLock::new();
+    if let Some(hub) = HUB.get() {
+        return Ok(hub.clone());
+    }
+    let hub = Hub::new(options()?, output.aside())?;
+    Ok(HUB.get_or_init(|| hub).clone())
 }
 
 /// The variables that `huggingface_hub` reads, with its precedence; and the usual ones of a proxy.

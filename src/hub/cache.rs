@@ -75,6 +75,25 @@ impl Repo {
         self.snapshot(commit).join(file)
     }
 
+    /// Names of the files of a commit that are here.
+    pub fn cached_files(&self, commit: &str) -> Vec<String> {
+        fn walk(dir: &Path, prefix: &str, found: &mut Vec<String>) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+                let path = entry.path();
+                if path.is_dir() {
+                    walk(&path, &format!("{name}/"), found);
+                } else if path.is_file() {
+                    found.push(name);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.snapshot(commit), "", &mut found);
+        found.sort();
+        found
+    }
+
     pub fn blob(&self, etag: &str) -> PathBuf {
         self.root.join("blobs").join(etag)
     }

@@ -74,6 +74,13 @@ impl Hub {
     fn split_files(&self, repo: &Repo, commit: &str) -> Result<Files> {
         match self.listing(repo, commit) {
             Ok(Some(files)) => Ok(files),
+            Ok(None) if self.http().options().offline && repo.snapshot(commit).is_dir() => {
+                self.http().progress().warn(&format!(
+                    "the list of files of {} is not in the cache: taking the files that are for all there are",
+                    repo.label()
+                ));
+                Ok(repo.cached_files(commit).into_iter().map(|name| (name, Entry::default())).collect())
+            }
             Ok(None) if self.http().options().offline => Err(self.not_cached(repo, commit, Some("the list of files"))),
             Ok(None) => {
                 let url = format!("{}/api/datasets/{}/tree/{commit}", self.http().options().endpoint, repo.id);

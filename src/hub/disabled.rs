@@ -68,6 +68,11 @@ impl Dataset {
     }
 
     /// Never runs.
+    pub fn config(&self) -> &str {
+        match self.0 {}
+    }
+
+    /// Never runs.
     ///
     /// # Errors
     /// Never.

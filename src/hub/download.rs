@@ -126,10 +126,7 @@ impl Hub {
             let size = announced.size.unwrap_or_default() as f64 / 1e6;
             progress.note(&format!("fetching {what} ({size:.1} MB) from {}", super::http::origin(url)));
         }
-        progress.begin(name.rsplit('/').next().unwrap_or(name), announced.size, "bytes");
-        let outcome = self.attempts(name, url, &etag, announced, &lock);
-        progress.end();
-        match outcome {
+        match self.attempts(name, url, &etag, announced, &lock) {
             Ok(()) => {}
             Err(Trouble::Failed(f)) if f.kind == Kind::Missing => {
                 let problem = format!("HEAD found it, GET did not: {}", f.problem);
@@ -150,7 +147,8 @@ impl Hub {
         loop {
             let before = part_length(&lock.part);
             let mut ranges = false;
-            let trouble = match self.body(name, url, etag, announced, lock, &mut ranges) {
+            let outcome = self.body(name, url, etag, announced, lock, &mut ranges);
+            let trouble = match outcome {
                 Ok(()) => return Ok(()),
                 Err(trouble) => trouble,
             };
@@ -208,28 +206,12 @@ impl Hub {
                     return Err(Trouble::Bad("the reply is an HTML page, not the file".into()));
                 }
             }
-            let mut out = File::options().create(true).write(true).truncate(have == 0).append(have > 0).open(&lock.part);
-            let out = out.as_mut().map_err(|e| disk("open", std::io::Error::from(e.kind())))?;
-            let progress = self.http().progress();
-            progress.advance(have);
-            let mut input = reply.body.into_with_config().limit(u64::MAX).reader();
-            let mut buffer = vec![0u8; 256 << 10];
-            loop {
-                if progress.is_cancelled() {
-                    return Err(Failure::new(Kind::Cancelled, url, "interrupted").into());
-                }
-                let n = match input.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(n) => n,
-                    Err(e) => return Err(Trouble::Broken(broke_off(have, announced.size, &e.to_string()))),
-                };
-                have += n as u64;
-                if announced.size.is_some_and(|size| have > size) {
-                    return Err(Trouble::Bad(format!("it is longer than the {} bytes announced", announced.size.unwrap_or(0))));
-                }
-                out.write_all(&buffer[..n]).map_err(|e| disk("write", e))?;
-                progress.advance(n as u64);
-            }
+            let out = File::options().create(true).write(true).truncate(have == 0).append(have > 0).open(&lock.part);
+            let mut out = out.map_err(|e| disk("open", e))?;
+            self.http().progress().begin(name.rsplit('/').next().unwrap_or(name), announced.size, "bytes");
+            let copied = self.copy(reply.body, &mut out, url, announced, lock, &mut have);
+            self.http().progress().end();
+            copied?;
             if let Some(size) = announced.size.filter(|&s| s > have) {
                 return Err(Trouble::Broken(broke_off(have, Some(size), "the connection ended")));
             }
@@ -242,6 +224,30 @@ impl Hub {
             }
         }
         verify::form(name, &lock.part).map_err(Trouble::Bad)
+    }
+
+    /// The bytes of a reply to the end of the part file; `have` counts.
+    fn copy(&self, body: ureq::Body, out: &mut File, url: &str, announced: &Announced, lock: &Lock, have: &mut u64) -> Result<(), Trouble> {
+        let progress = self.http().progress();
+        progress.advance(*have);
+        let mut input = body.into_with_config().limit(u64::MAX).reader();
+        let mut buffer = vec![0u8; 256 << 10];
+        loop {
+            if progress.is_cancelled() {
+                return Err(Failure::new(Kind::Cancelled, url, "interrupted").into());
+            }
+            let n = match input.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(e) => return Err(Trouble::Broken(broke_off(*have, announced.size, &e.to_string()))),
+            };
+            *have += n as u64;
+            if let Some(size) = announced.size.filter(|&size| *have > size) {
+                return Err(Trouble::Bad(format!("it is longer than the {size} bytes announced")));
+            }
+            out.write_all(&buffer[..n]).map_err(|e| Trouble::Disk(Error::io("write", &lock.part, e)))?;
+            progress.advance(n as u64);
+        }
     }
 }
 

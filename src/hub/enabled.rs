@@ -72,6 +72,8 @@ impl Hub {
                 Ok(known)
             }
             Err(f) if f.kind == Kind::Missing && optional && f.code != "RepoNotFound" => Ok(None),
+            // The cache knows another revision that will do.
+            Err(f) if matches!(f.kind, Kind::Unreachable | Kind::Busy) && optional && repo.known_commit("main").is_some() => Ok(None),
             Err(f) => Err(f.into_error(&format!("{} at revision {revision}", repo.label()))),
         }
     }
@@ -79,10 +81,14 @@ impl Hub {
     fn ask_commit(&self, repo: &Repo, revision: &str) -> Result<String, Failure> {
         let base = format!("{}/api/{}/{}", self.http.options().endpoint, repo.api_kind(), repo.id);
         let url = format!("{base}/revision/{}", quoted(revision, false));
-        let given = match self.http.json(&url, Patience::Lookup) {
-            Ok((value, _)) => value["sha"].as_str().unwrap_or_default().to_string(),
+        let given = self.http.json(&url, Patience::Lookup).and_then(|(value, _)| {
+            let sha = value["sha"].as_str().filter(|sha| is_commit(sha)).map(str::to_string);
+            sha.ok_or_else(|| Failure::new(Kind::Wrong, &url, format!("the commit of {revision} would be {}", value["sha"])))
+        });
+        let given = match given {
+            Ok(commit) => commit,
             // A mirror may serve files alone; each tells its commit.
-            Err(f) if f.kind == Kind::Missing && f.code.is_empty() => {
+            Err(f) if f.kind == Kind::Wrong || (f.kind == Kind::Missing && f.code.is_empty()) => {
                 let files: &[&str] = match repo.kind {
                     RepoKind::Model => &["config.json"],
                     RepoKind::Dataset => &["README.md", ".gitattributes"],

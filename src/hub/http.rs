@@ -66,10 +66,10 @@ impl Failure {
             Kind::Unreachable | Kind::Busy => Error::Download {
                 url,
                 problem,
-                help: "check the network and HF_ENDPOINT, and run the command again; what is complete in the cache is not fetched twice"
+                help: "check the network and HF_ENDPOINT, and run the command again (a harvest with --resume); what is complete is not fetched twice"
                     .into(),
             },
-            Kind::Wrong => Error::Download { url, problem, help: "run the command again; if it stays so, the server is at fault".into() },
+            Kind::Wrong => Error::Download { url, problem, help: "run the command again (a harvest with --resume); if it stays so, the server is at fault".into() },
         }
     }
 }
@@ -190,7 +190,7 @@ impl Http {
                 return Err(Failure::new(Kind::Cancelled, url, "interrupted"));
             }
             let (problem, kind, asked, refused) = match self.follow(url, head, from) {
-                Ok(reply) if reply.status == 429 || reply.status >= 500 => {
+                Ok(reply) if reply.status == 429 || (reply.status >= 500 && reply.status != 501) => {
                     (status_text(reply.status), Kind::Busy, reply.last("retry-after").and_then(seconds), false)
                 }
                 Ok(reply) => return Ok(reply),

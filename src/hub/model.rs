@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::cache::{is_safe_name, Repo, RepoKind};
 use super::enabled::Hub;
+use super::http::Kind;
 use super::listing::Files;
 use super::{ModelSpec, Snapshot};
 use crate::error::{Error, Result};
@@ -78,9 +79,11 @@ impl Hub {
     fn files_of(&self, repo: &Repo, commit: &str) -> Result<Option<Files>> {
         match self.listing(repo, commit) {
             Ok(files) => Ok(files),
-            // Cached files do without the list; the first that is missing says what the network has.
-            Err(_) if repo.pointer(commit, CONFIG).is_file() => Ok(None),
-            Err(f) => Err(f.into_error(&repo.label())),
+            Err(f) if f.kind == Kind::Cancelled || (f.kind == Kind::Unreachable && !repo.pointer(commit, CONFIG).is_file()) => {
+                Err(f.into_error(&repo.label()))
+            }
+            // The files can be asked for one by one; the first that is refused says more than the list.
+            Err(_) => Ok(None),
         }
     }
 

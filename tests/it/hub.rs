@@ -462,6 +462,8 @@ fn offline_the_cache_serves_or_says_what_it_lacks() {
     let hub = Hub::new(gone, heard.clone()).unwrap();
     assert_eq!(fetch(&hub, "acme/tiny").unwrap(), snapshot);
     assert!(heard.0.lock().unwrap().iter().any(|w| w.contains("as it is in the cache")));
+    let corpus = Corpus::open_from(&config, &hub).unwrap();
+    assert_eq!(texts(&corpus, 2).len(), 2, "though nobody knows whether there is a conversion");
     let e = fetch(&hub, "acme/other").unwrap_err();
     assert!(e.exit_code() == 3 && e.to_string().contains("HF_ENDPOINT"), "{e}");
 }
@@ -705,6 +707,16 @@ fn the_command_line_ends_in_the_right_code_names_the_url_and_recovers() {
     stub.behave();
     let out = lapidary(dir, &stub, &harvest("acme/tiny", "hf:acme/stories", "out", &["--resume"]));
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // Bytes that decayed behind the cache's back.
+    let weights = dir.join("home/hub/models--acme--tiny/blobs").join(sha256(&tiny()[1].1));
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, &bytes).unwrap();
+    let (code, text) = run("acme/tiny", "hf:acme/stories");
+    assert!(code == 3 && text.contains("SHA-256") && text.contains("delete it"), "{text}");
+    std::fs::remove_file(&weights).unwrap();
+    assert_eq!(run("acme/tiny", "hf:acme/stories").0, 0);
     // Offline from here on.
     let line = harvest("acme/tiny", "hf:acme/stories", "offline", &[]);
     stub.asked();
