@@ -200,8 +200,15 @@ impl Http {
                     if matches!(e, E::BadUri(_) | E::Http(_) | E::InvalidProxyUrl) {
                         return Err(Failure::new(Kind::Wrong, url, e.to_string()));
                     }
-                    let refused = matches!(e, E::HostNotFound | E::ConnectionFailed)
-                        || matches!(&e, E::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused);
+                    // No name server, no route, nobody listening: what a connection that was there once does not say.
+                    use std::io::ErrorKind as K;
+                    let refused = match &e {
+                        E::Io(e) => {
+                            !matches!(e.kind(), K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::UnexpectedEof | K::TimedOut)
+                        }
+                        E::HostNotFound | E::ConnectionFailed => true,
+                        _ => false,
+                    };
                     (e.to_string(), Kind::Unreachable, None, refused)
                 }
             };

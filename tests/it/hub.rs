@@ -117,6 +117,27 @@ fn a_server_that_only_serves_files_will_do() {
 }
 
 #[test]
+fn a_server_may_leave_out_etags_and_lengths_or_have_odd_ones() {
+    for odd in [None, Some("\"../../a b\"")] {
+        let (stub, dir) = (model_stub(), tempfile::tempdir().unwrap());
+        stub.hook(move |request, mut reply| {
+            if request.path.contains("/resolve/") {
+                reply.headers.retain(|(n, _)| n != "ETag");
+                if let Some(odd) = odd {
+                    reply = reply.with("ETag", &format!("{}{odd}", request.path.len()));
+                }
+            }
+            reply
+        });
+        let hub = hub(&stub, dir.path());
+        for _ in 0..2 {
+            let snapshot = fetch(&hub, "acme/tiny").unwrap();
+            assert!(std::fs::read(snapshot.dir.join(WEIGHTS)).unwrap() == tiny()[1].1);
+        }
+    }
+}
+
+#[test]
 fn sharded_weights_come_with_their_index_and_no_other() {
     let stub = Stub::start();
     let config = tiny().remove(0).1;
@@ -675,6 +696,13 @@ fn the_command_line_ends_in_the_right_code_names_the_url_and_recovers() {
         let (code, text) = run(model, corpus);
         assert!(code == 2 && text.contains(says) && text.contains("help:"), "{model} {corpus}: {code} {text}");
     }
+    // What cannot be loaded is told before its weights are fetched.
+    let strange = [("config.json", br#"{"model_type": "strange"}"#.to_vec()), tiny().remove(1)];
+    stub.push("acme/strange", "main", 1, &strange);
+    stub.asked();
+    let (code, text) = run("acme/strange", "hf:acme/stories");
+    assert!(code == 2 && text.contains("strange") && text.contains("the supported families"), "{text}");
+    assert!(!stub.asked().iter().any(|a| a.ends_with(WEIGHTS)));
     for bad in bad_replies().into_iter().filter(|b| b.name != "silence") {
         let reply = bad.reply;
         stub.hook(move |request, good| match request.path.contains("/acme/tiny/") {
