@@ -89,6 +89,16 @@ pub enum Error {
         /// The way out.
         help: String,
     },
+    /// Something that could not be fetched, or is not what the server announced.
+    #[error("{url}: {problem}\n  help: {help}")]
+    Download {
+        /// The address.
+        url: String,
+        /// What went wrong.
+        problem: String,
+        /// The way out.
+        help: String,
+    },
     /// NaN or infinity in data that must be finite.
     #[error("{what} holds {count} values that are NaN or infinite (first at {place})\n  help: {help}")]
     NotFinite {

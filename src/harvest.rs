@@ -139,6 +139,32 @@ pub fn harvest(
     Ok(HarvestReport::of(&manifest, out, total, seconds))
 }
 
+/// What an interrupted or finished harvest in a folder was begun with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Began {
+    /// Its host, as manifests have it.
+    pub host: Value,
+    /// Its corpus (`corpus.source`), hub datasets with their commit.
+    pub source: String,
+}
+
+/// Reads it; `None` when nothing was sealed in the folder yet.
+///
+/// # Errors
+/// When the folder holds a state or a manifest that cannot be read.
+pub fn began(out: &Path) -> Result<Option<Began>> {
+    let (host, config) = if out.join(state::STATE_FILE).exists() {
+        let identity = State::load(out)?.identity;
+        (identity.host, identity.config)
+    } else if out.join(crate::shard::MANIFEST_FILE).exists() {
+        let manifest = Manifest::load(out)?;
+        (manifest.host, manifest.config)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Began { source: config["corpus"]["source"].as_str().unwrap_or_default().to_string(), host }))
+}
+
 fn manifest(state: &State, plan: &Plan) -> Result<Manifest> {
     let identity = &state.identity;
     Ok(Manifest {

@@ -16,6 +16,9 @@ pub mod hook;
 pub mod progress;
 pub mod rng;
 
+// Models and datasets by id.
+pub mod hub;
+
 // The compute seam.
 pub mod kernels;
 

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use lapidary::corpus::Corpus;
-use lapidary::harvest::{harvest, HarvestReport};
-use lapidary::host::{self, LoadOptions};
+use lapidary::artefact::Mode;
+use lapidary::harvest::{began, harvest, HarvestReport};
+use lapidary::host::LoadOptions;
 use lapidary::{Error, Result};
 
+use super::hub::{self, Model};
 use super::output::Output;
-use super::settings::{count, tokenizer, OutMode, Settings};
+use super::settings::{count, OutMode, Settings};
 
 /// Stream the hidden states of a host model into Parquet shards.
 ///
@@ -20,18 +21,24 @@ use super::settings::{count, tokenizer, OutMode, Settings};
   lapidary harvest --model fable --corpus fable --hook blocks.2.hook_resid_post --n-tokens 200_000 --context 128 --out shards
   lapidary harvest --model path/to/hf-folder --corpus wiki.txt --hook blocks.6.hook_resid_post --hook blocks.6.hook_mlp_out \\
                    --context 256 --dtype f16 --out shards
+  lapidary harvest --model openai-community/gpt2 --corpus hf:roneneldan/TinyStories:validation --hook blocks.6.hook_resid_post --out shards
   lapidary harvest --model stories --corpus tokens.u16 --doc-token 1 --drop-bos --hook 'blocks.2.hook_resid_post' --out shards
 `lapidary inspect MODEL` lists the hook points. docs/shards.md describes the files.")]
 pub struct Args {
-    /// A Hugging Face folder (config.json, safetensors, tokenizer.json), or `fable`, the built-in host.
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face folder (config.json, safetensors, tokenizer.json); a model of the hub, ID or ID@REVISION (HF_HOME, HF_ENDPOINT,
+    /// HF_TOKEN and HF_HUB_OFFLINE are honoured); or `fable`, the built-in host.
+    #[arg(long, value_name = "DIR|ID")]
     pub model: Option<String>,
     /// Where to read, in TransformerLens or Hugging Face spelling; may be repeated.
     #[arg(long, value_name = "POINT")]
     pub hook: Vec<String>,
-    /// Text (.txt, .jsonl, .parquet) or token ids (.u16, .u32, .npy): a file, a folder or a glob; `fable` is the built-in language.
-    #[arg(long, value_name = "PATH")]
+    /// Text (.txt, .jsonl, .parquet) or token ids (.u16, .u32, .npy): a file, a folder or a glob; hf:ID[@REVISION][:SPLIT] is a dataset
+    /// of the hub, fetched file by file as it is read; `fable` is the built-in language.
+    #[arg(long, value_name = "PATH|hf:ID")]
     pub corpus: Option<String>,
+    /// Configuration (subset) of a hub dataset that has several.
+    #[arg(long, value_name = "NAME")]
+    pub corpus_config: Option<String>,
     /// Rows to write [default: the whole corpus].
     #[arg(long, value_name = "N", value_parser = count)]
     pub n_tokens: Option<u64>,
@@ -84,6 +91,7 @@ impl Args {
             model: Some(model.to_string()),
             hook: hooks.iter().map(|h| (*h).to_string()).collect(),
             corpus: Some(corpus.to_string()),
+            corpus_config: None,
             n_tokens: Some(n_tokens),
             context: Some(context),
             batch_tokens: None,
@@ -109,6 +117,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<HarvestRepor
     layers.put_some("host.model", args.model.clone())?;
     layers.put_some("host.dtype", args.host_dtype.clone())?;
     layers.put_some("corpus.source", args.corpus.clone())?;
+    layers.put_some("corpus.config", args.corpus_config.clone())?;
     layers.put_some("corpus.doc_separator", args.doc_separator.clone())?;
     layers.put_some("corpus.doc_token", args.doc_token.map(|v| v as i64))?;
     layers.put_some("corpus.text_field", args.text_field.clone())?;
@@ -129,7 +138,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<HarvestRepor
     }
     let mut config = layers.resolve()?;
     if config.host.model.is_empty() {
-        return Err(Error::request("no host was named", "pass --model DIR, or --model fable for the built-in host"));
+        return Err(Error::request("no host was named", "pass --model DIR or --model ID, or --model fable for the built-in host"));
     }
     if config.corpus.source.is_empty() {
         return Err(Error::request(
@@ -145,9 +154,12 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<HarvestRepor
         "bf16" => DType::BF16,
         other => return Err(Error::config("host.dtype", format!("`{other}` will not do"), "write f32 or bf16")),
     };
-    let corpus = Corpus::open(&config.corpus)?;
-    let tokenizer = tokenizer(&config.host.model, corpus.kind())?;
-    let host = host::load(&config.host.model, &LoadOptions { dtype: Some(dtype), device: device.clone() })?;
+    // A harvest goes on with the revisions it began with, wherever their branches are now.
+    let began = if args.mode.mode() == Mode::Resume { began(&args.out)? } else { None };
+    let corpus = hub::corpus(&config.corpus, began.as_ref().map(|b| b.source.as_str()), output)?;
+    let model = Model::find(&config.host.model, began.as_ref().map(|b| &b.host), output)?;
+    let tokenizer = model.tokenizer(corpus.kind())?;
+    let host = model.load(&LoadOptions { dtype: Some(dtype), device: device.clone() })?;
     // A context that no one asked for follows the host, when the host's own is shorter.
     if !layers.has("harvest.context") {
         config.harvest.context = config.harvest.context.min(host.info().n_context);

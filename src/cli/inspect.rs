@@ -4,10 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use lapidary::host::{self, HostInfo, LoadOptions};
+use lapidary::host::{HostInfo, LoadOptions};
 use lapidary::shard::Shards;
 use lapidary::{Dictionary, Error, Result};
 use serde::Serialize;
+
+use super::hub::Model;
+use super::output::Output;
 
 /// Say what a file or folder is: a host and its hook points, shards and their columns, a dictionary and its shapes.
 #[derive(Debug, clap::Args)]
@@ -17,7 +20,7 @@ use serde::Serialize;
   lapidary inspect shards
   lapidary inspect runs/k32 --json")]
 pub struct Args {
-    /// A host folder (or `fable`), a folder of shards, a dictionary, or a safetensors file.
+    /// A host folder (or a hub id, or `fable`), a folder of shards, a dictionary, or a safetensors file.
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
     /// Shards: also read every file and compare its hash with the manifest's.
@@ -105,6 +108,9 @@ impl fmt::Display for Report {
                     host.name, host.family, host.n_layers, host.d_model, host.n_heads, host.d_mlp, host.vocab_size, host.n_context
                 )?;
                 writeln!(f, "{} parameters, sha256 {}", host.n_params, host.weights_sha256)?;
+                if let Some(origin) = &host.origin {
+                    writeln!(f, "from the hub: {} at commit {}", origin.hub_id, origin.revision)?;
+                }
                 writeln!(f, "{:<32} {:>6}  Hugging Face path", "hook point", "width")?;
                 let lines: Vec<String> = hook_points
                     .iter()
@@ -139,7 +145,7 @@ impl fmt::Display for Report {
 }
 
 /// Looks.
-pub fn run(args: &Args, device: &Device) -> Result<Report> {
+pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
     let path = &args.path;
     if path.join("manifest.json").is_file() {
         return shards(path, args.verify);
@@ -150,8 +156,11 @@ pub fn run(args: &Args, device: &Device) -> Result<Report> {
     if path.extension().is_some_and(|e| e == "safetensors") {
         return tensors(path);
     }
-    if path.join("config.json").is_file() || path.as_os_str() == "fable" {
-        return host(path, device);
+    let is_model = path.join("config.json").is_file() || path.as_os_str() == "fable";
+    // What is not here may be a model of the hub.
+    let may_be_id = || !path.exists() && lapidary::hub::ModelSpec::parse(&path.to_string_lossy()).is_ok();
+    if is_model || may_be_id() {
+        return host(path, device, output);
     }
     Err(Error::request(
         format!("{} is nothing that Lapidary knows", path.display()),
@@ -159,8 +168,8 @@ pub fn run(args: &Args, device: &Device) -> Result<Report> {
     ))
 }
 
-fn host(path: &Path, device: &Device) -> Result<Report> {
-    let host = host::load(&path.to_string_lossy(), &LoadOptions { dtype: None, device: device.clone() })?;
+fn host(path: &Path, device: &Device, output: &Output) -> Result<Report> {
+    let host = Model::find(&path.to_string_lossy(), None, output)?.load(&LoadOptions { dtype: None, device: device.clone() })?;
     let hook_points = host
         .hook_points()
         .iter()

@@ -4,6 +4,7 @@ mod config;
 mod demo;
 mod encode;
 mod harvest;
+mod hub;
 mod ingest;
 mod inspect;
 mod output;
@@ -98,7 +99,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             requirements
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
-        Verb::Inspect(args) => output.report(&inspect::run(args, &device)?),
+        Verb::Inspect(args) => output.report(&inspect::run(args, &device, output)?),
         Verb::Config(args) => output.report(&config::run(args)?),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapidary::{Progress, Result};
 use serde::Serialize;
 
@@ -18,6 +18,7 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 pub struct Output {
     json: bool,
     quiet: bool,
+    screen: MultiProgress,
     bars: Mutex<Vec<ProgressBar>>,
 }
 
@@ -31,7 +32,15 @@ impl Output {
             }
             eprintln!("\nstopping at the next safe point; Ctrl-C again to stop at once");
         });
-        Self { json: common.json, quiet: common.quiet, bars: Mutex::new(Vec::new()) }
+        let hidden = common.quiet || !io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(8) };
+        let screen = MultiProgress::with_draw_target(target);
+        Self { json: common.json, quiet: common.quiet, screen, bars: Mutex::new(Vec::new()) }
+    }
+
+    /// Another stack of bars on the same screen, for work on another thread.
+    pub fn second(&self) -> Self {
+        Self { json: self.json, quiet: self.quiet, screen: self.screen.clone(), bars: Mutex::new(Vec::new()) }
     }
 
     /// Prints a report: text, or one JSON document.
@@ -59,19 +68,24 @@ impl Output {
     }
 
     fn line(&self, text: &str) {
-        match self.bars().last() {
-            Some(bar) if !bar.is_hidden() => bar.println(text),
-            _ => eprintln!("{text}"),
+        if self.screen.is_hidden() || self.screen.println(text).is_err() {
+            eprintln!("{text}");
         }
     }
 }
 
 impl Progress for Output {
     fn begin(&self, task: &str, total: Option<u64>, unit: &'static str) {
-        let target =
-            if self.quiet || !io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(8) };
-        let bar = ProgressBar::with_draw_target(total, target);
+        let bar = match total {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::no_length(),
+        };
+        let bar = self.screen.add(bar);
         let template = match total {
+            Some(_) if unit == "bytes" => {
+                "{msg:10} {bar:28} {bytes}/{total_bytes}  {bytes_per_sec:>12}  ETA {eta:>4}  {prefix}".to_string()
+            }
+            None if unit == "bytes" => "{msg:10} {spinner} {bytes}  {bytes_per_sec:>12}  {prefix}".to_string(),
             Some(_) => format!("{{msg:10}} {{bar:28}} {{human_pos}}/{{human_len}} {unit}  {{per_sec:>12}}  ETA {{eta:>4}}  {{prefix}}"),
             None => format!("{{msg:10}} {{spinner}} {{human_pos}} {unit}  {{per_sec:>12}}  {{prefix}}"),
         };

@@ -1,12 +1,11 @@
 //! Flags shared by verbs: the run file with its overrides, output folders, comma lists, numbers with underscores.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 use lapidary::artefact::Mode;
 use lapidary::config::Layers;
-use lapidary::corpus::{Kind, Tokenizer};
 use lapidary::shard::{Shards, Split};
 use lapidary::{Dictionary, Error, Result};
 
@@ -126,16 +125,5 @@ impl Reading {
         }
         let name = column.name.clone();
         Ok((dictionary, shards, name))
-    }
-}
-
-/// The tokenizer beside a host. Token ids do without one; text needs it.
-pub fn tokenizer(model: &str, kind: Kind) -> Result<Option<Tokenizer>> {
-    if model == "fable" || model == "fable-random" {
-        return Tokenizer::fable().map(Some);
-    }
-    match kind {
-        Kind::Tokens if !Path::new(model).join("tokenizer.json").is_file() => Ok(None),
-        _ => Tokenizer::load(Path::new(model)).map(Some),
     }
 }

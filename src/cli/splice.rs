@@ -6,25 +6,26 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use lapidary::corpus::{Contexts, Corpus, CorpusConfig, Place};
+use lapidary::corpus::{Contexts, CorpusConfig, Place};
 use lapidary::harvest::HarvestConfig;
-use lapidary::host::{self, LoadOptions, Tokens};
+use lapidary::host::{LoadOptions, Tokens};
 use lapidary::score::loss_recovered::{loss_recovered_all, TokenBatch};
 use lapidary::score::Metrics;
 use lapidary::shard::{Shards, Split};
 use lapidary::{Dictionary, Error, HookPoint, Progress, Result};
 
+use super::hub::{self, Model};
 use super::output::Output;
-use super::settings::{self, count};
+use super::settings::count;
 
 /// Flags of the splice.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// The host, to splice the reconstruction into it: a Hugging Face folder, or `fable`.
-    #[arg(long, value_name = "DIR", help_heading = "With a host")]
+    /// The host, to splice the reconstruction into it: a Hugging Face folder, a model of the hub, or `fable`.
+    #[arg(long, value_name = "DIR|ID", help_heading = "With a host")]
     pub model: Option<String>,
-    /// The corpus that was harvested [default: the path in the shards' manifest].
-    #[arg(long, value_name = "PATH", requires = "model", help_heading = "With a host")]
+    /// The corpus that was harvested [default: the path or dataset in the shards' manifest].
+    #[arg(long, value_name = "PATH|hf:ID", requires = "model", help_heading = "With a host")]
     pub corpus: Option<PathBuf>,
     /// Tokens to splice at most.
     #[arg(long, value_name = "N", value_parser = count, default_value = "50_000", requires = "model", help_heading = "With a host")]
@@ -44,7 +45,8 @@ pub fn recovered(
     let model = args.model.as_deref().unwrap_or_default();
     let at: HookPoint = column.parse()?;
     let manifest = shards.manifest();
-    let host = host::load(model, &LoadOptions { dtype: None, device: device.clone() })?;
+    let files = Model::find(model, Some(&manifest.host), output)?;
+    let host = files.load(&LoadOptions { dtype: None, device: device.clone() })?;
     let harvested = manifest.host["weights_sha256"].as_str().unwrap_or_default();
     if host.info().weights_sha256 != harvested {
         return Err(Error::request(
@@ -56,10 +58,11 @@ pub fn recovered(
         |e| Error::request(format!("the shards' manifest holds no harvest settings ({e})"), "score shards that `lapidary harvest` made");
     let config: HarvestConfig = serde_json::from_value(manifest.config["harvest"].clone()).map_err(missing)?;
     let mut corpus_config: CorpusConfig = serde_json::from_value(manifest.config["corpus"].clone()).map_err(missing)?;
+    let harvested = corpus_config.source.clone();
     if let Some(path) = &args.corpus {
         corpus_config.source = path.display().to_string();
     }
-    let corpus = Corpus::open(&corpus_config)?;
+    let corpus = hub::corpus(&corpus_config, Some(&harvested), output)?;
     if corpus.provenance()? != manifest.corpus {
         return Err(Error::request(
             format!(
@@ -69,7 +72,7 @@ pub fn recovered(
             "pass the same files with --corpus, or harvest again",
         ));
     }
-    let tokenizer = settings::tokenizer(model, corpus.kind())?;
+    let tokenizer = files.tokenizer(corpus.kind())?;
     if tokenizer.as_ref().is_some_and(|t| manifest.tokenizer["sha256"] != t.sha256()) {
         return Err(Error::request(
             format!("{model} has another tokenizer than these shards were harvested with"),

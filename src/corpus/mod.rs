@@ -1,7 +1,7 @@
 //! What a host reads: documents of text or of token ids, streamed from files in a fixed order, numbered from 0.
 //!
 //! ```text
-//! path, folder or glob -> files (sorted) -> documents (text.rs, jsonl.rs, table.rs, tokens.rs) -> contexts (contexts.rs)
+//! path, folder, glob or hub dataset -> files (sorted) -> documents (text.rs, jsonl.rs, table.rs, tokens.rs) -> contexts (contexts.rs)
 //! ```
 //!
 //! Not for: running a model over them (`host`), or which split a document belongs to (`shard::split_of`).
@@ -28,6 +28,7 @@ use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::hub::{Dataset, DatasetSpec, Hub};
 
 /// The word that names the built-in generator as a source.
 const BUILTIN: &str = "fable";
@@ -38,8 +39,11 @@ const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CorpusConfig {
-    /// A file, a folder (searched through, in name order) or a glob; the word `fable` is the built-in generator.
+    /// A file, a folder (searched through, in name order) or a glob; the word `fable` is the built-in generator; a dataset of the hub is
+    /// `hf:org/name`, with `@revision` and `:split` where they matter (`hf:org/name@main:validation`).
     pub source: String,
+    /// Hub datasets: which configuration (subset), where there are several.
+    pub config: Option<String>,
     /// Format of the files; `None`: told by their names (.txt, .jsonl, .parquet, .u16, .u32, .npy).
     pub format: Option<Format>,
     /// Text files: what stands between documents. One line break on either side of it belongs to it. Empty: a file is one document.
@@ -58,6 +62,7 @@ impl Default for CorpusConfig {
     fn default() -> Self {
         Self {
             source: String::new(),
+            config: None,
             format: None,
             doc_separator: "<|endoftext|>".to_string(),
             text_field: "text".to_string(),
@@ -110,6 +115,8 @@ pub struct Corpus {
     kind: Kind,
     root: PathBuf,
     files: Vec<(PathBuf, Format)>,
+    /// Where the files come from, if not from this machine: each is fetched when it is read.
+    hub: Option<Dataset>,
 }
 
 impl Corpus {
@@ -119,14 +126,18 @@ impl Corpus {
     /// When there are none, a format is unknown, text and token ids are mixed, or a key cannot hold.
     pub fn open(config: &CorpusConfig) -> Result<Self> {
         if config.source == BUILTIN {
-            return Ok(Self { config: config.clone(), kind: Kind::Tokens, root: PathBuf::new(), files: Vec::new() });
+            return Ok(Self { config: config.clone(), kind: Kind::Tokens, root: PathBuf::new(), files: Vec::new(), hub: None });
         }
         if let Some(id) = config.source.strip_prefix("hf:") {
             return Err(Error::Unsupported {
-                by: "this build".to_string(),
-                what: format!("the hub dataset `{id}` as a source"),
-                instead: "download its .parquet or .jsonl files and name their folder".to_string(),
+                by: "a corpus that is opened without a hub".to_string(),
+                what: format!("the hub dataset `{id}`"),
+                instead: "open it with `Corpus::open_from`, or download its files and name their folder".to_string(),
             });
+        }
+        if config.config.is_some() {
+            let help = "leave it out: only datasets of the hub (hf:...) have configurations";
+            return Err(Error::config("corpus.config", format!("means nothing for `{}`", config.source), help));
         }
         if config.block_tokens == Some(0) {
             return Err(Error::config("corpus.block_tokens", "is 0", "give a number of tokens, or leave it out"));
@@ -144,7 +155,38 @@ impl Corpus {
                 "name one kind of file with a glob, such as 'corpus/*.txt'",
             ));
         }
-        Ok(Self { config: config.clone(), kind, root, files })
+        Ok(Self { config: config.clone(), kind, root, files, hub: None })
+    }
+
+    /// As [`Corpus::open`], datasets of the hub included. Their revision is looked up now and stands in [`Corpus::config`] from then
+    /// on; each file is fetched when it is read.
+    ///
+    /// # Errors
+    /// As [`Corpus::open`] and [`Hub::dataset`].
+    pub fn open_from(config: &CorpusConfig, hub: &Hub) -> Result<Self> {
+        if !config.source.starts_with("hf:") {
+            return Self::open(config);
+        }
+        let spec = DatasetSpec::parse(&config.source)?;
+        let endings: &[&[&str]] = match config.format {
+            None => &[&[".parquet"], &[".jsonl", ".ndjson"], &[".json"], &[".txt", ".text"]],
+            Some(Format::Parquet) => &[&[".parquet"]],
+            Some(Format::Jsonl) => &[&[".jsonl", ".ndjson"], &[".json"]],
+            Some(Format::Text) => &[&[".txt", ".text"]],
+            Some(Format::U16 | Format::U32 | Format::Npy) => {
+                let help = "name parquet, jsonl or text, or download the files and name their folder";
+                return Err(Error::config("corpus.format", "is one of token ids: hub datasets are read as text", help));
+            }
+        };
+        let dataset = hub.dataset(&spec, config.config.as_deref(), endings)?;
+        let format = |name: &Path| match config.format {
+            Some(format) => Ok(format),
+            None if name.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) => Ok(Format::Jsonl),
+            None => Format::of(name),
+        };
+        let files = dataset.names().into_iter().map(|name| Ok((name.to_path_buf(), format(name)?))).collect::<Result<_>>()?;
+        let config = CorpusConfig { source: dataset.pinned(), ..config.clone() };
+        Ok(Self { config, kind: Kind::Text, root: PathBuf::new(), files, hub: Some(dataset) })
     }
 
     /// The configuration it was opened with.
@@ -195,13 +237,18 @@ impl Corpus {
     }
 
     /// What the corpus is made of: number of files, bytes, and a hash over names and contents; up to 100 files one by one.
-    /// Reads every file once.
+    /// Reads every file once; of a hub dataset it reads none, and says what the hub says.
     ///
     /// # Errors
     /// When a file cannot be read.
     pub fn provenance(&self) -> Result<Value> {
         if self.is_builtin() {
             return Ok(json!({ "kind": self.kind, "builtin": BUILTIN, "seed": self.config.seed }));
+        }
+        if let Some(hub) = &self.hub {
+            let mut value = hub.provenance();
+            value["kind"] = json!(self.kind);
+            return Ok(value);
         }
         let hashed = |(path, _): &(PathBuf, Format)| -> Result<(String, u64, String)> {
             let (bytes, sha256) = hash_file(path)?;
@@ -266,7 +313,15 @@ impl Documents {
         }
         if self.current.is_none() {
             let Some((path, format)) = self.corpus.files.get(self.file) else { return Ok(None) };
-            self.current = Some(format.open(path, &self.corpus.config)?);
+            let fetched = match &self.corpus.hub {
+                // What was harvested before this file is kept.
+                Some(hub) => Some(hub.fetch(self.file).map_err(|e| match e {
+                    Error::Cancelled { doing } => Error::Interrupted { doing },
+                    other => other,
+                })?),
+                None => None,
+            };
+            self.current = Some(format.open(fetched.as_ref().unwrap_or(path), &self.corpus.config)?);
         }
         Ok(self.current.as_mut())
     }

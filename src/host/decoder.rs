@@ -16,7 +16,7 @@ use crate::hook::{HookPoint, Site};
 
 /// A decoder of any supported family.
 pub(super) struct Decoder {
-    info: HostInfo,
+    pub(super) info: HostInfo,
     family: &'static Family,
     spec: Spec,
     ops: Ops,
@@ -82,6 +82,7 @@ impl Decoder {
             bos_token_id: spec.bos_token_id,
             eos_token_ids: spec.eos_token_ids.clone(),
             unread_config,
+            origin: None,
         };
         let ops = Ops::new(&weights.device, weights.dtype);
         let positions = positions.map(|p| p.to_dtype(ops.activations())).transpose()?;

@@ -115,6 +115,18 @@ pub struct HostInfo {
     /// refused instead; these are only unknown, so they are told.
     #[serde(default)]
     pub unread_config: Vec<String>,
+    /// Where it was fetched from, for a model of the hub.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// A model of the hub at a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its id there.
+    pub hub_id: String,
+    /// The commit, 40 hex digits.
+    pub revision: String,
 }
 
 fn family_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
@@ -201,13 +213,38 @@ pub fn load(path: &str, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
             "pass a folder with config.json and model.safetensors, or the word `fable` for the built-in host",
         ));
     }
-    let config_path = dir.join("config.json");
-    let config_json = std::fs::read(&config_path).map_err(|e| Error::io("read", &config_path, e))?;
-    let config = config::Config::parse(&config_path, &config_json)?;
-    let family = family::of(&config)?; // before the weights are mapped: a wrong architecture fails in the first millisecond
     let name = dir.canonicalize().ok().and_then(|full| full.file_name().map(|n| n.to_string_lossy().into_owned()));
+    load_folder(dir, name.unwrap_or_else(|| path.to_string()), None, options)
+}
+
+/// Loads a model of the hub from the folder it was fetched to; its name is its id.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_fetched(dir: &std::path::Path, origin: Origin, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
+    load_folder(dir, origin.hub_id.clone(), Some(origin), options)
+}
+
+/// Is the model in a folder one that can be loaded, as far as its config.json tells?
+///
+/// # Errors
+/// When it is not: as [`load`], without reading weights.
+pub fn check_config(dir: &std::path::Path) -> Result<()> {
+    let config = read_config(dir)?;
+    spec_of(family::of(&config)?, &config).map(|_| ())
+}
+
+fn read_config(dir: &std::path::Path) -> Result<config::Config> {
+    let path = dir.join("config.json");
+    let json = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    config::Config::parse(&path, &json)
+}
+
+fn load_folder(dir: &std::path::Path, name: String, origin: Option<Origin>, options: &LoadOptions) -> Result<Box<dyn HostModel>> {
+    let config = read_config(dir)?;
+    let family = family::of(&config)?; // before the weights are mapped: a wrong architecture fails in the first millisecond
     let weights = weights::Weights::open(dir, family, options)?;
-    build(name.unwrap_or_else(|| path.to_string()), family, &config, &weights)
+    build(name, family, &config, &weights, origin)
 }
 
 /// Loads a model from memory: the bytes of a `config.json` and of one safetensors file.
@@ -218,17 +255,26 @@ pub fn load_bytes(name: &str, config_json: &[u8], weights: &[u8], options: &Load
     let config = config::Config::parse(std::path::Path::new(name), config_json)?;
     let family = family::of(&config)?;
     let weights = weights::Weights::from_bytes(name, weights, family, options)?;
-    build(name.to_string(), family, &config, &weights)
+    build(name.to_string(), family, &config, &weights, None)
 }
 
-fn build(name: String, family: &'static family::Family, config: &config::Config, weights: &weights::Weights) -> Result<Box<dyn HostModel>> {
-    let (spec, unread) = match family.within {
-        None => ((family.spec)(config)?, config.unread()),
-        Some(table) => {
-            config.refuse_unless("quantization_config", &serde_json::Value::Null)?;
-            let within = config.table(table)?.ok_or_else(|| config.wrong(table, "is missing", "it describes the language model"))?;
-            ((family.spec)(&within)?, within.unread())
-        }
-    };
-    Ok(Box::new(decoder::Decoder::load(name, family, spec, unread, weights)?))
+/// What the configuration says to compute, and its keys that nothing read.
+fn spec_of(family: &family::Family, config: &config::Config) -> Result<(spec::Spec, Vec<String>)> {
+    let Some(table) = family.within else { return Ok(((family.spec)(config)?, config.unread())) };
+    config.refuse_unless("quantization_config", &serde_json::Value::Null)?;
+    let within = config.table(table)?.ok_or_else(|| config.wrong(table, "is missing", "it describes the language model"))?;
+    Ok(((family.spec)(&within)?, within.unread()))
+}
+
+fn build(
+    name: String,
+    family: &'static family::Family,
+    config: &config::Config,
+    weights: &weights::Weights,
+    origin: Option<Origin>,
+) -> Result<Box<dyn HostModel>> {
+    let (spec, unread) = spec_of(family, config)?;
+    let mut host = decoder::Decoder::load(name, family, spec, unread, weights)?;
+    host.info.origin = origin;
+    Ok(Box::new(host))
 }

@@ -11,7 +11,7 @@ use serde_json::{json, Value};
 const HOOK: &str = "blocks.1.hook_resid_post";
 
 fn lapidary(dir: &Path, line: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lapidary")).args(line).current_dir(dir).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_lapidary")).args(line).env("HF_HUB_OFFLINE", "1").current_dir(dir).output().unwrap()
 }
 
 fn done(dir: &Path, line: &[&str]) {

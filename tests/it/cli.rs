@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn lapidary(dir: &Path, line: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lapidary")).args(line).current_dir(dir).output().unwrap()
+    // A name that is no folder may be looked up on the hub: not from here.
+    Command::new(env!("CARGO_BIN_EXE_lapidary")).args(line).env("HF_HUB_OFFLINE", "1").current_dir(dir).output().unwrap()
 }
 
 fn done(dir: &Path, line: &[&str]) -> String {

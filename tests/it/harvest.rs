@@ -55,6 +55,7 @@ fn fake() -> Fake {
             bos_token_id: Some(BOS),
             eos_token_ids: vec![END],
             unread_config: Vec::new(),
+            origin: None,
         },
         pause: Duration::ZERO,
     }

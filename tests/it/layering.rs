@@ -12,7 +12,8 @@ const FOUNDATION: &[&str] =
 const ALLOWED: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("dist", &[]),
-    ("corpus", &[]),
+    ("hub", &[]),
+    ("corpus", &["hub"]),
     ("host", &[]),
     ("shard", &[]),
     ("harvest", &["corpus", "host", "shard", "dist"]),

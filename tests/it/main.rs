@@ -7,8 +7,12 @@ mod corpus;
 mod fable;
 mod harvest;
 mod hosts;
+#[cfg(feature = "hub")]
+mod hub;
 mod ingest;
 mod layering;
 mod score;
 mod shards;
+#[cfg(feature = "hub")]
+mod stub;
 mod support;

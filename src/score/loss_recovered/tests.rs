@@ -195,5 +195,6 @@ fn info() -> HostInfo {
         bos_token_id: None,
         eos_token_ids: vec![],
         unread_config: vec![],
+        origin: None,
     }
 }
