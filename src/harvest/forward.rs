@@ -26,6 +26,8 @@ pub(super) struct BlockRows {
     pub columns: Vec<Vec<f32>>,
     /// Euclidean norm of each row per column, [n].
     pub norms: Vec<Vec<f64>>,
+    /// Places of the forward passes that held no token.
+    pub padding: u64,
     /// Where the next block begins.
     pub end: crate::corpus::Place,
 }
@@ -82,6 +84,7 @@ pub(super) fn run(host: &dyn HostModel, block: &Block, plan: &Plan, progress: &d
         token_id: Vec::with_capacity(n),
         columns: plan.columns.iter().map(|c| vec![0.0; n * c.width]).collect(),
         norms: plan.columns.iter().map(|_| vec![0.0; n]).collect(),
+        padding: 0,
         end: block.end,
     };
     for context in contexts {
@@ -96,12 +99,14 @@ pub(super) fn run(host: &dyn HostModel, block: &Block, plan: &Plan, progress: &d
             }
         }
     }
-    for pass in passes(contexts, plan.config.batch_tokens) {
+    let lengths: Vec<usize> = contexts.iter().map(|c| c.ids.len()).collect();
+    for pass in passes(&lengths, plan.config.batch_tokens) {
         if progress.is_cancelled() {
             return Err(Error::Interrupted { doing: "the harvest" });
         }
         let mut tap = Collect { points: &plan.points, found: vec![None; plan.points.len()] };
         host.forward(&tokens(contexts, &pass)?, &mut tap)?;
+        rows.padding += pass.iter().map(|&i| (lengths[pass[0]] - lengths[i]) as u64).sum::<u64>();
         for (c, x) in tap.found.into_iter().enumerate() {
             let x = x.ok_or_else(|| Error::UnknownHookPoint {
                 given: plan.columns[c].name.clone(),
@@ -115,14 +120,16 @@ pub(super) fn run(host: &dyn HostModel, block: &Block, plan: &Plan, progress: &d
     Ok(rows)
 }
 
-/// Groups contexts into passes of at most `most` tokens with padding: longest first, equal lengths in corpus order.
-fn passes(contexts: &[Context], most: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..contexts.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(contexts[i].ids.len()));
+/// Groups contexts of these lengths into forward passes of at most `most` tokens, padding included (a longer context goes alone):
+/// longest first, equal lengths in the order given, so that like lengths share a pass and little is padded. Each pass begins with its
+/// longest context. Depends on nothing but its arguments.
+pub fn passes(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(lengths[i]));
     let mut passes: Vec<Vec<usize>> = Vec::new();
     for i in order {
         match passes.last_mut() {
-            Some(pass) if (pass.len() + 1) * contexts[pass[0]].ids.len() <= most => pass.push(i),
+            Some(pass) if (pass.len() + 1) * lengths[pass[0]] <= most => pass.push(i),
             _ => passes.push(vec![i]),
         }
     }

@@ -1,0 +1,127 @@
+//! Flags that say what a host reads and how, shared by the verbs that run one over a corpus.
+
+use candle_core::{DType, Device};
+use lapidary::config::{Layers, RunConfig};
+use lapidary::corpus::{Corpus, Tokenizer};
+use lapidary::host::{self, HostModel, LoadOptions};
+use lapidary::{Error, Result};
+
+use super::settings::{count, tokenizer};
+
+/// A host over a corpus.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct HostFlags {
+    /// A Hugging Face folder (config.json, safetensors, tokenizer.json), or `fable`, the built-in host.
+    #[arg(long, value_name = "DIR", help_heading = "With a host")]
+    pub model: Option<String>,
+    /// Text (.txt, .jsonl, .parquet) or token ids (.u16, .u32, .npy): a file, a folder or a glob; `fable` is the built-in language.
+    #[arg(long, value_name = "PATH", help_heading = "With a host")]
+    pub corpus: Option<String>,
+    /// Most tokens the host sees at once [default: 128].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "With a host")]
+    pub context: Option<u64>,
+    /// Most tokens of one forward pass, padding included; contexts of like length share one [default: 2048].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "With a host")]
+    pub batch_tokens: Option<u64>,
+    /// Fraction of documents kept from training; 0 for no split [default: 0.05].
+    #[arg(long, value_name = "X", help_heading = "With a host")]
+    pub held_out: Option<f64>,
+    /// Does a text begin with BOS? tokenizer, always or never [default: tokenizer].
+    #[arg(long, value_name = "RULE", help_heading = "With a host")]
+    pub bos: Option<String>,
+    /// Leave out the first row of token-id documents.
+    #[arg(long, help_heading = "With a host")]
+    pub drop_bos: bool,
+    /// Masking rules to switch off: special, first, outlier.
+    #[arg(long, value_name = "RULE,...", value_delimiter = ',', help_heading = "With a host")]
+    pub keep: Vec<String>,
+    /// What separates documents in text files [default: <|endoftext|>].
+    #[arg(long, value_name = "TEXT", help_heading = "With a host")]
+    pub doc_separator: Option<String>,
+    /// Token id that begins a document in a token stream.
+    #[arg(long, value_name = "ID", value_parser = count, help_heading = "With a host")]
+    pub doc_token: Option<u64>,
+    /// Field of .jsonl and .parquet records [default: text].
+    #[arg(long, value_name = "NAME", help_heading = "With a host")]
+    pub text_field: Option<String>,
+}
+
+impl HostFlags {
+    /// On top of file and `--set`.
+    pub fn put(&self, layers: &mut Layers) -> Result<()> {
+        layers.put_some("host.model", self.model.clone())?;
+        layers.put_some("corpus.source", self.corpus.clone())?;
+        layers.put_some("corpus.doc_separator", self.doc_separator.clone())?;
+        layers.put_some("corpus.doc_token", self.doc_token.map(|v| v as i64))?;
+        layers.put_some("corpus.text_field", self.text_field.clone())?;
+        layers.put_some("harvest.context", self.context.map(|v| v as i64))?;
+        layers.put_some("harvest.batch_tokens", self.batch_tokens.map(|v| v as i64))?;
+        layers.put_some("harvest.held_out", self.held_out)?;
+        layers.put_some("harvest.bos", self.bos.clone())?;
+        if self.drop_bos {
+            layers.put("harvest.drop_bos", true)?;
+        }
+        if !self.keep.is_empty() {
+            layers.put("harvest.keep", self.keep.clone())?;
+        }
+        Ok(())
+    }
+
+    /// The first flag that was given, for messages.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--model", self.model.is_some()),
+            ("--corpus", self.corpus.is_some()),
+            ("--context", self.context.is_some()),
+            ("--batch-tokens", self.batch_tokens.is_some()),
+            ("--held-out", self.held_out.is_some()),
+            ("--bos", self.bos.is_some()),
+            ("--drop-bos", self.drop_bos),
+            ("--keep", !self.keep.is_empty()),
+            ("--doc-separator", self.doc_separator.is_some()),
+            ("--doc-token", self.doc_token.is_some()),
+            ("--text-field", self.text_field.is_some()),
+        ];
+        flags.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+}
+
+/// A host and what it reads, opened.
+pub struct Opened {
+    /// The host.
+    pub host: Box<dyn HostModel>,
+    /// What it reads.
+    pub corpus: Corpus,
+    /// Its tokenizer, where there is one.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// Opens host and corpus; a context that no layer names follows a host whose own is shorter.
+pub fn open(layers: &Layers, config: &mut RunConfig, device: &Device) -> Result<Opened> {
+    if config.host.model.is_empty() {
+        return Err(Error::request("no host was named", "pass --model DIR, or --model fable for the built-in host"));
+    }
+    if config.corpus.source.is_empty() {
+        return Err(Error::request(
+            "no corpus was named",
+            "pass --corpus PATH (text or token ids), or --corpus fable for the built-in language",
+        ));
+    }
+    let dtype = dtype(&config.host.dtype)?;
+    let corpus = Corpus::open(&config.corpus)?;
+    let tokenizer = tokenizer(&config.host.model, corpus.kind())?;
+    let host = host::load(&config.host.model, &LoadOptions { dtype: Some(dtype), device: device.clone() })?;
+    if !layers.has("harvest.context") {
+        config.harvest.context = config.harvest.context.min(host.info().n_context);
+    }
+    Ok(Opened { host, corpus, tokenizer })
+}
+
+/// The precision of a forward pass.
+pub fn dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        other => Err(Error::config("host.dtype", format!("`{other}` will not do"), "a forward pass is computed in f32 or bf16")),
+    }
+}
