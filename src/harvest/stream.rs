@@ -171,7 +171,8 @@ impl<'a> Stream<'a> {
                     return Ok(true);
                 }
                 if into.n >= least {
-                    return Ok(false);
+                    // One block further is read ahead anyway, and tells whether this was the last. Its error comes when it is its turn.
+                    return Ok(blocks.next().is_none());
                 }
             }
         })?;

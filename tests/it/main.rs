@@ -8,6 +8,8 @@ mod harvest;
 mod hosts;
 mod ingest;
 mod layering;
+mod outliers;
 mod score;
 mod shards;
+mod stream;
 mod support;
