@@ -16,7 +16,7 @@ use crate::harvest::{Spot, Stream};
 use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::shard::{Batch, Counts};
-use crate::train::{Cursor, RowSource, SourceReport};
+use crate::train::{Cursor, Forward, RowSource, SourceReport};
 
 /// Bytes of a row besides its values: document, position, token, place in the order.
 const ID_BYTES: u64 = 20;
@@ -92,8 +92,9 @@ impl<'a> Streamed<'a> {
         let row_bytes = 4 * stream.column().width as u64 + ID_BYTES;
         let most = (config.buffer_bytes / row_bytes).max(1);
         // As few windows as fit, all of like size: a small last one would mix badly.
-        let windows = config.n_rows.max(1).div_ceil(most);
-        let window_rows = config.n_rows.max(1).div_ceil(windows) as usize;
+        let n_rows = config.n_rows.min(stream.config().n_tokens.unwrap_or(u64::MAX)).max(1);
+        let windows = n_rows.div_ceil(most);
+        let window_rows = n_rows.div_ceil(windows) as usize;
         let mut streamed = Self {
             stream,
             id,
@@ -146,7 +147,8 @@ impl<'a> Streamed<'a> {
             if let Some(counts) = self.state.first_epoch.as_ref().filter(|_| !self.told) {
                 self.told = true;
                 let (train, held_out) = (counts.rows.train, counts.rows.held_out);
-                self.progress.warn(&format!("the corpus ended after {train} training rows ({held_out} held out); reading it again"));
+                let what = if self.stream.config().n_tokens.is_some() { "`harvest.n_tokens` ended the corpus" } else { "the corpus ended" };
+                self.progress.warn(&format!("{what} after {train} training rows ({held_out} held out); reading it again"));
             }
             if !(self.whole && self.window == 0) {
                 self.fill()?;
@@ -303,8 +305,8 @@ impl RowSource for Streamed<'_> {
             stream["counts"] = serde_json::json!(counts);
         }
         stream["scale_rows"] = serde_json::json!(self.state.norm.map(|n| n.rows));
-        let (tokens, _) = self.stream.forwarded();
-        Ok(SourceReport { stream, forward: Some((self.stream.forward_seconds(), tokens)) })
+        let (seconds, tokens, padding_share) = self.stream.forwarded();
+        Ok(SourceReport { stream, forward: Some(Forward { seconds, tokens, padding_share }) })
     }
 }
 

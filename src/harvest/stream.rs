@@ -118,14 +118,9 @@ impl<'a> Stream<'a> {
         }))
     }
 
-    /// Wall-clock seconds in forward passes so far.
-    pub fn forward_seconds(&self) -> f64 {
-        self.timing.forward_seconds
-    }
-
-    /// Tokens that went through the host so far, and the share of the passes that was padding.
-    pub fn forwarded(&self) -> (u64, Option<f64>) {
-        (self.timing.forward_tokens, self.timing.padding_share())
+    /// The forward passes so far: wall-clock seconds, tokens that went through, and the share of the passes that was padding.
+    pub fn forwarded(&self) -> (f64, u64, f64) {
+        (self.timing.forward_seconds, self.timing.forward_tokens, self.timing.padding_share().unwrap_or(0.0))
     }
 
     /// Tokens of a block: a read may pass `least` by as many rows, and by [`HarvestConfig::outlier_rows`] before the thresholds are known.

@@ -20,7 +20,7 @@ pub use normalize::scale_for;
 pub use optim::Optimizer;
 pub use run::{train, Member, Mode, TrainReport, TrainedMember};
 pub use schedule::Schedule;
-pub use source::{Cursor, RowSource, SourceReport};
+pub use source::{Cursor, Forward, RowSource, SourceReport};
 
 /// The `[train]` table. Learning rates are for rows of mean squared norm `d_in`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::checkpoint::{self, Loaded, MemberState, State};
 use super::log::{self, LogFile, LogRecord, Window};
-use super::source::{normalised, Cursor, SourceReport};
+use super::source::{normalised, Cursor, Forward, SourceReport};
 use super::{scale_for, Optimizer, RowSource, Schedule, TrainConfig};
 use crate::artefact;
 pub use crate::artefact::Mode;
@@ -51,8 +51,8 @@ pub struct TrainReport {
     pub seconds: f64,
     /// Rows per second of that share, all members together counting once.
     pub tokens_per_s: f64,
-    /// Of `seconds`, those in a host's forward passes; absent where the rows came from shards.
-    pub forward_seconds: Option<f64>,
+    /// What of it the host did; absent where the rows came from shards.
+    pub forward: Option<Forward>,
     /// Was everything there already?
     pub was_complete: bool,
 }
@@ -80,10 +80,11 @@ impl fmt::Display for TrainReport {
             writeln!(f, "already complete; nothing was done")?;
         } else {
             write!(f, "{} steps, {} tokens, {:.1} s ({:.0} tokens/s)", self.steps, self.tokens, self.seconds, self.tokens_per_s)?;
-            match self.forward_seconds {
-                Some(s) => writeln!(f, ", {:.0} % of the time in the host's forward passes", 100.0 * s / self.seconds)?,
-                None => writeln!(f)?,
+            if let Some(forward) = &self.forward {
+                let (share, padding) = (100.0 * forward.seconds / self.seconds, 100.0 * forward.padding_share);
+                write!(f, ", {share:.0} % of it in the host's forward passes ({padding:.1} % padding)")?;
             }
+            writeln!(f)?;
         }
         let wide = self.members.iter().map(|m| m.name.len()).max().unwrap_or(0).max(10);
         writeln!(f, "{:<wide$}  {:>7}  {:>8}  {:>9}  {:>7}  {:>6}  folder", "dictionary", "d_sae", "lr", "train FVU", "L0", "dead")?;
@@ -214,7 +215,7 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
         tokens,
         seconds,
         tokens_per_s: here as f64 / seconds,
-        forward_seconds: told.forward.map(|f| f.0),
+        forward: told.forward,
         was_complete: false,
     })
 }
@@ -257,7 +258,7 @@ fn finish(r: &Running, scale: f64, steps: u64, seconds: f64, told: &SourceReport
     log::to_parquet(dir)?;
     let tokens = steps * r.member.train.batch as u64;
     let mut stages = vec![("train", seconds, tokens)];
-    stages.extend(told.forward.map(|(seconds, tokens)| ("forward", seconds, tokens)));
+    stages.extend(told.forward.map(|f| ("forward", f.seconds, f.tokens)));
     let columns: Vec<(&str, ArrayRef, bool)> = vec![
         ("stage", Arc::new(StringArray::from_iter_values(stages.iter().map(|s| s.0))), false),
         ("tokens", Arc::new(UInt64Array::from_iter_values(stages.iter().map(|s| s.2))), false),
@@ -302,7 +303,7 @@ fn complete_report(members: &[Member], shared: &TrainConfig) -> Result<TrainRepo
         tokens: shared.n_steps() * shared.batch as u64,
         seconds: 0.0,
         tokens_per_s: 0.0,
-        forward_seconds: None,
+        forward: None,
         was_complete: true,
     })
 }

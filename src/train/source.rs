@@ -33,8 +33,19 @@ impl From<shard::Cursor> for Cursor {
 pub struct SourceReport {
     /// Provenance of streamed rows, for the dictionary; null where a manifest has it.
     pub stream: Value,
-    /// Wall-clock seconds in a host's forward passes, and the tokens that went through.
-    pub forward: Option<(f64, u64)>,
+    /// The host's share of the work; `None` where rows came from shards.
+    pub forward: Option<Forward>,
+}
+
+/// A host's forward passes, as far as this process ran them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Forward {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Tokens that went through, masked and held-out ones included.
+    pub tokens: u64,
+    /// Share of the passes that was padding.
+    pub padding_share: f64,
 }
 
 /// An endless, seeded, seekable stream of rows.

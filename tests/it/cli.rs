@@ -86,7 +86,7 @@ fn a_dictionary_straight_from_a_host() {
     let json = done(dir, &with(&["--k", "4,8", "--held-out", "0.2", "--context", "64", "--out", "runs", "--json", "--threads", "2"]));
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((report["members"].as_array().unwrap().len(), report["steps"].as_u64()), (2, Some(24)));
-    assert!(report["forward_seconds"].as_f64().unwrap() > 0.0);
+    assert!(report["forward"]["seconds"].as_f64().unwrap() > 0.0);
     // The run file beside a dictionary runs as it is; a run file with both sources leaves the choice to flags.
     done(dir, &["train", "--config", "runs/k8-d96-s0/config.toml", "--out", "again", "--threads", "1"]);
     same("again", "runs/k8-d96-s0");

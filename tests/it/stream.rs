@@ -84,7 +84,7 @@ fn every_epoch_hands_out_the_harvests_training_rows_once() {
         let report = source.report().unwrap();
         assert_eq!(report.stream["counts"], serde_json::json!(Shards::open(&dir.path().join("shards")).unwrap().manifest().counts));
         // Read once where it fits, thrice where it does not.
-        let passes = report.forward.unwrap().1 as f64 / report.stream["counts"]["tokens"].as_f64().unwrap();
+        let passes = report.forward.unwrap().tokens as f64 / report.stream["counts"]["tokens"].as_f64().unwrap();
         assert_eq!(passes, if window == 1_000_000 { 1.0 } else { 3.0 });
     }
     // Windows are of like size: 3000 rows do not make one of 2500 and one of 500.
