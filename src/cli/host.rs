@@ -23,6 +23,9 @@ pub struct HostFlags {
     /// Most tokens of one forward pass, padding included; contexts of like length share one [default: 2048].
     #[arg(long, value_name = "N", value_parser = count, help_heading = "With a host")]
     pub batch_tokens: Option<u64>,
+    /// Fill each context with as many documents as it takes; they attend to each other, as in most other tools.
+    #[arg(long, help_heading = "With a host")]
+    pub pack: bool,
     /// Fraction of documents kept from training; 0 for no split [default: 0.05].
     #[arg(long, value_name = "X", help_heading = "With a host")]
     pub held_out: Option<f64>,
@@ -58,6 +61,9 @@ impl HostFlags {
         layers.put_some("harvest.batch_tokens", self.batch_tokens.map(|v| v as i64))?;
         layers.put_some("harvest.held_out", self.held_out)?;
         layers.put_some("harvest.bos", self.bos.clone())?;
+        if self.pack {
+            layers.put("harvest.pack", true)?;
+        }
         if self.drop_bos {
             layers.put("harvest.drop_bos", true)?;
         }
@@ -74,6 +80,7 @@ impl HostFlags {
             ("--corpus", self.corpus.is_some()),
             ("--context", self.context.is_some()),
             ("--batch-tokens", self.batch_tokens.is_some()),
+            ("--pack", self.pack),
             ("--held-out", self.held_out.is_some()),
             ("--bos", self.bos.is_some()),
             ("--drop-bos", self.drop_bos),

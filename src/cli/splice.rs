@@ -96,14 +96,14 @@ pub fn recovered(
     let mut spliced: Vec<(Vec<u32>, Vec<u8>)> = Vec::new();
     for context in contexts {
         let context = context?;
-        if context.doc_id > last {
-            break;
-        }
-        let Some(positions) = written.get(&context.doc_id) else { continue };
-        let unmasked: Vec<u8> =
-            (0..context.ids.len() as u32).map(|i| u8::from(positions.binary_search(&(context.start + i)).is_ok())).collect();
+        let all_read = context.end.first_document() > last;
+        let was_written = |(document, position): &(u64, u32)| written.get(document).is_some_and(|p| p.binary_search(position).is_ok());
+        let unmasked: Vec<u8> = context.places.iter().map(|place| u8::from(was_written(place))).collect();
         if unmasked.contains(&1) {
             spliced.push((context.ids, unmasked));
+        }
+        if all_read {
+            break;
         }
     }
     let lengths: Vec<usize> = spliced.iter().map(|(ids, _)| ids.len()).collect();

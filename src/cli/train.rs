@@ -192,7 +192,7 @@ fn from_host(args: &Args, device: &Device, output: &Output) -> Result<TrainRepor
     let (hook, width) = (stream.column().name.clone(), stream.column().width);
     let provenance = Provenance { hook: hook.clone(), host: stream.host().clone(), ..Default::default() };
     let members = members(args, width, config.train.n_tokens, &provenance, |sae, train| {
-        let (host, corpus, harvest) = (config.host.clone(), config.corpus.clone(), stream.config().clone());
+        let (host, corpus, harvest) = (config.host.clone(), corpus.config().clone(), stream.config().clone());
         to_toml(&HostFile { host, corpus, harvest, sae: sae.clone(), train: train.clone() })
     })?;
     let first = &members[0].train;

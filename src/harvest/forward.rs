@@ -88,12 +88,11 @@ pub(super) fn run(host: &dyn HostModel, block: &Block, plan: &Plan, progress: &d
         end: block.end,
     };
     for context in contexts {
-        for (i, (&id, &mask)) in context.ids.iter().zip(&context.masked).enumerate() {
-            let position = context.start + i as u32;
-            rows.tokens.push((context.doc_id, mask));
+        for ((&id, &mask), &(doc_id, position)) in context.ids.iter().zip(&context.masked).zip(&context.places) {
+            rows.tokens.push((doc_id, mask));
             rows.begins.push(position == 0);
             if mask == Mask::Keep {
-                rows.doc_id.push(context.doc_id);
+                rows.doc_id.push(doc_id);
                 rows.position.push(position);
                 rows.token_id.push(id);
             }
@@ -186,10 +185,11 @@ fn gather(
             let sq = sum_sq(source);
             if !sq.is_finite() {
                 let count = source.iter().filter(|v| !v.is_finite()).count();
+                let (document, position) = context.places[token];
                 return Err(Error::NotFinite {
                     what: format!("`{}`", plan.columns[c].name),
                     count,
-                    place: format!("document {}, position {}", context.doc_id, context.start + token as u32),
+                    place: format!("document {document}, position {position}"),
                     help: "the host computes it: load it in f32, and check its weights".to_string(),
                 });
             }

@@ -103,7 +103,11 @@ fn every_cursor_finds_its_rows_again() {
     let dir = tempfile::tempdir().unwrap();
     let host = planted(Some(1), false);
     let corpus = corpus(dir.path(), &documents(120, 1), 1);
-    for window in [1_000_000, 700, 1] {
+    for (window, pack) in [(1_000_000, false), (700, false), (1, true), (1, false)] {
+        let streamed = |host, corpus, window, n_rows, progress| -> Streamed<'_> {
+            let stream = Stream::new(host, corpus, None, &HarvestConfig { pack, ..config() }).unwrap();
+            Streamed::new(stream, MixConfig { seed: 4, buffer_bytes: window * ROW, n_rows }, progress).unwrap()
+        };
         let mut source = streamed(host.as_ref(), &corpus, window, 100_000, &Silent);
         let norm = source.mean_sq_norm().unwrap();
         let mut seen = Vec::new();
