@@ -112,6 +112,14 @@ fn a_dictionary_straight_from_a_host() {
     assert_eq!(told["provenance"]["host"]["dtype"], "bf16");
     assert_eq!(told["provenance"]["stream"]["counts"]["masked"]["special"], 0);
 
+    // Packed contexts, through every stage.
+    done(dir, &with(&["--k", "8", "--pack", "--held-out", "0.2", "--out", "packed"]));
+    let packed = ["--pack", "--held-out", "0.2", "--n-tokens", "3000", "--out", "packed-shards"];
+    done(dir, &[&["harvest", "--model", "fable", "--corpus", "fable", "--hook", HOOK], &packed[..]].concat());
+    let score = ["score", "--dictionary", "packed", "--shards", "packed-shards", "--no-baselines", "--model", "fable", "--json"];
+    let score: serde_json::Value = serde_json::from_str(&done(dir, &score)).unwrap();
+    assert!(score["metrics"]["ce_loss_score"].as_f64().unwrap() > 0.3, "{score}");
+
     std::fs::write(dir.join("both.toml"), "[shards]\ndir = \"shards\"\n[host]\nmodel = \"fable\"\n[corpus]\nsource = \"fable\"\n").unwrap();
     std::fs::write(dir.join("tiny.u16"), [1u8, 0, 20, 0, 21, 0]).unwrap();
     let cases: Vec<(Vec<&str>, &str)> = vec![
