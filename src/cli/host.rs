@@ -12,40 +12,40 @@ use super::settings::{count, tokenizer};
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct HostFlags {
     /// A Hugging Face folder (config.json, safetensors, tokenizer.json), or `fable`, the built-in host.
-    #[arg(long, value_name = "DIR", help_heading = "With a host")]
+    #[arg(long, value_name = "DIR", help_heading = "Host and corpus")]
     pub model: Option<String>,
     /// Text (.txt, .jsonl, .parquet) or token ids (.u16, .u32, .npy): a file, a folder or a glob; `fable` is the built-in language.
-    #[arg(long, value_name = "PATH", help_heading = "With a host")]
+    #[arg(long, value_name = "PATH", help_heading = "Host and corpus")]
     pub corpus: Option<String>,
     /// Most tokens the host sees at once [default: 128].
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "With a host")]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Host and corpus")]
     pub context: Option<u64>,
     /// Most tokens of one forward pass, padding included; contexts of like length share one [default: 2048].
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "With a host")]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Host and corpus")]
     pub batch_tokens: Option<u64>,
     /// Fill each context with as many documents as it takes; they attend to each other, as in most other tools.
-    #[arg(long, help_heading = "With a host")]
+    #[arg(long, help_heading = "Host and corpus")]
     pub pack: bool,
     /// Fraction of documents kept from training; 0 for no split [default: 0.05].
-    #[arg(long, value_name = "X", help_heading = "With a host")]
+    #[arg(long, value_name = "X", help_heading = "Host and corpus")]
     pub held_out: Option<f64>,
     /// Does a text begin with BOS? tokenizer, always or never [default: tokenizer].
-    #[arg(long, value_name = "RULE", help_heading = "With a host")]
+    #[arg(long, value_name = "RULE", help_heading = "Host and corpus")]
     pub bos: Option<String>,
     /// Leave out the first row of token-id documents.
-    #[arg(long, help_heading = "With a host")]
+    #[arg(long, help_heading = "Host and corpus")]
     pub drop_bos: bool,
     /// Masking rules to switch off: special, first, outlier.
-    #[arg(long, value_name = "RULE,...", value_delimiter = ',', help_heading = "With a host")]
+    #[arg(long, value_name = "RULE,...", value_delimiter = ',', help_heading = "Host and corpus")]
     pub keep: Vec<String>,
     /// What separates documents in text files [default: <|endoftext|>].
-    #[arg(long, value_name = "TEXT", help_heading = "With a host")]
+    #[arg(long, value_name = "TEXT", help_heading = "Host and corpus")]
     pub doc_separator: Option<String>,
     /// Token id that begins a document in a token stream.
-    #[arg(long, value_name = "ID", value_parser = count, help_heading = "With a host")]
+    #[arg(long, value_name = "ID", value_parser = count, help_heading = "Host and corpus")]
     pub doc_token: Option<u64>,
     /// Field of .jsonl and .parquet records [default: text].
-    #[arg(long, value_name = "NAME", help_heading = "With a host")]
+    #[arg(long, value_name = "NAME", help_heading = "Host and corpus")]
     pub text_field: Option<String>,
 }
 

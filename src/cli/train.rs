@@ -41,7 +41,7 @@ pub struct Args {
     #[command(flatten)]
     pub host: HostFlags,
     /// Precision of the host's forward pass: f32 or bf16 [default: f32].
-    #[arg(long, visible_alias = "host-dtype", value_name = "DTYPE", help_heading = "With a host")]
+    #[arg(long, visible_alias = "host-dtype", value_name = "DTYPE", help_heading = "Host and corpus")]
     pub dtype: Option<String>,
     /// Which column of the shards (may be left out when there is only one), or where to read in the host.
     #[arg(long, value_name = "POINT")]
