@@ -1,4 +1,4 @@
-"""Kills harvest and train at random moments, resumes them, and compares every artefact with an uninterrupted run's.
+"""Kills harvest and train (from shards, and from a host) at random moments, resumes them, and compares every artefact with an uninterrupted run's.
 
     python scripts/kill_resume.py --bin target/release/lapidary --work /tmp/kills --kills 20
 
@@ -82,7 +82,12 @@ def main():
     train = [a.bin, "train", "--shards", str(shards), "--hook", "blocks.1.hook_resid_post", "--d-sae", "512", "--k", "8,16", "--batch", "512",
              "--n-tokens", "150_000", "--set", "train.checkpoint_seconds=0.1", "--set", "train.shuffle_bytes=4_000_000", "--quiet"]
     trained = stage("train", train, "runs", work, a.kills, rng)
-    for name, command, whole in [("harvest", harvest, shards), ("train", train, trained)]:
+    # Six windows of the buffer, two passes over the rows.
+    stream = [a.bin, "train", "--model", "fable", "--corpus", "fable", "--hook", "blocks.1.hook_resid_post", "--d-sae", "512", "--k", "8,16",
+              "--batch", "512", "--n-tokens", "120_000", "--set", "harvest.n_tokens=64_000", "--set", "train.checkpoint_seconds=0.1",
+              "--set", "train.shuffle_bytes=9_000_000", "--quiet"]
+    streamed = stage("stream", stream, "streamed", work, a.kills, rng)
+    for name, command, whole in [("harvest", harvest, shards), ("train", train, trained), ("stream", stream, streamed)]:
         for threads in ["1", "2"]:
             other = work / f"{name}-t{threads}"
             run(command + ["--threads", threads, "--out", str(other)])

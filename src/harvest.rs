@@ -18,18 +18,21 @@ mod ingest;
 mod report;
 mod rows;
 mod state;
+mod stream;
 mod timing;
 mod write;
 
 pub use crate::artefact::Mode;
 pub use config::{HarvestConfig, MaskRule, Plan};
+pub use forward::passes;
 pub use ingest::{ingest, IngestConfig};
 pub use report::HarvestReport;
+pub use stream::{Spot, Stream};
 
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::{json, Value};
+use serde_json::Value;
 
 use crate::corpus::{Corpus, Place, Tokenizer};
 use crate::error::{Error, Result};
@@ -39,7 +42,7 @@ use crate::shard::{Manifest, KIND, VERSION};
 
 use blocks::Blocks;
 use folder::Start;
-use rows::Rower;
+use rows::{Chooser, Chosen};
 use state::{Identity, State};
 use timing::Timing;
 use write::Writer;
@@ -62,18 +65,11 @@ pub fn harvest(
 ) -> Result<HarvestReport> {
     let plan = config.check(host)?;
     let corpus = &corpus.clone().with_default_block(plan.config.context);
-    let identity = Identity {
-        columns: plan.columns.clone(),
-        host: to_value(host.info())?,
-        tokenizer: tokenizer
-            .map_or(Value::Null, |t| json!({ "sha256": t.sha256(), "bos_token_id": t.bos(), "vocab_size": t.vocab_size() })),
-        corpus: corpus.provenance()?,
-        config: json!({ "harvest": to_value(&plan.config)?, "corpus": to_value(corpus.config())? }),
-    };
+    let identity = Identity::of(host, corpus, tokenizer, &plan)?;
     let (identity, state) = match folder::prepare(out, mode, &identity)? {
         Start::Done(manifest) => {
             progress.note(&format!("{} is complete: nothing to do", out.display()));
-            return Ok(HarvestReport::of(&manifest, out, plan.config.n_tokens, 0.0));
+            return Ok(HarvestReport::of(&manifest, out, plan.config.n_tokens, None, 0.0));
         }
         Start::Fresh => (identity, None),
         // Spellings that do not matter (the path of the corpus) stay as the harvest began with them.
@@ -84,12 +80,12 @@ pub fn harvest(
     let started = Instant::now();
     let from = state.as_ref().map_or(Place::default(), |s| s.place);
     let mut timing = state.as_ref().map_or_else(Timing::default, |s| s.timing.clone());
-    let mut rower = Rower::new(&plan, state.as_ref().map(|s| (s.counts.clone(), s.thresholds.clone())));
-    let writer = Writer::open(out, &plan, identity, state.map(|s| s.writer))?;
+    let mut chooser = Chooser::new(&plan, state.as_ref().map(|s| (s.counts.clone(), s.thresholds.clone())));
+    let mut shards = Sealing { writer: Writer::open(out, &plan, identity, state.map(|s| s.writer))?, plan: &plan, open_rows: 0 };
     let contexts = plan.contexts(host, tokenizer);
     let total = plan.config.n_tokens;
     progress.begin("harvest", total, "tokens");
-    progress.advance(rower.counts().rows.of(None));
+    progress.advance(chooser.counts().rows.of(None));
 
     let outcome = std::thread::scope(|scope| -> Result<State> {
         let blocks = Blocks::start(scope, corpus, tokenizer, contexts, from, &plan)?;
@@ -101,19 +97,24 @@ pub fn harvest(
             let at = Instant::now();
             let batch = forward::run(host, &block, &plan, progress)?;
             timing.forward_seconds += at.elapsed().as_secs_f64();
-            estimate.tell(batch.kept() as u64, rower.counts().rows.of(None), total, progress);
+            timing.forward_tokens += batch.tokens.len() as u64;
+            timing.padding += batch.padding;
+            estimate.tell(batch.kept() as u64, chooser.counts().rows.of(None), total, progress);
             place = block.end;
             timing.seconds += lap.elapsed().as_secs_f64();
             lap = Instant::now();
-            if rower.take(batch, &writer, &timing)? {
+            chooser.push(batch, &timing);
+            shards.take(&mut chooser)?;
+            if chooser.is_full() {
                 break;
             }
         }
-        rower.finish(&writer)?;
+        chooser.end();
+        shards.take(&mut chooser)?;
         timing.seconds += lap.elapsed().as_secs_f64();
-        let counts = rower.counts().clone();
+        let counts = chooser.counts().clone();
         timing.tokens = counts.tokens;
-        writer.finish(State::parts(place, counts, rower.thresholds(), &timing))
+        shards.writer.finish(State::parts(place, counts, chooser.thresholds(), &timing))
     });
     progress.end();
     let state = outcome?;
@@ -136,7 +137,35 @@ pub fn harvest(
     let manifest = manifest(&state, &plan)?;
     manifest.save(out)?;
     state::remove(out)?;
-    Ok(HarvestReport::of(&manifest, out, total, seconds))
+    Ok(HarvestReport::of(&manifest, out, total, timing.padding_share(), seconds))
+}
+
+/// Rows on their way into shards, which are sealed between blocks.
+struct Sealing<'a> {
+    writer: Writer,
+    plan: &'a Plan,
+    /// Rows handed to the writer since the last seal.
+    open_rows: u64,
+}
+
+impl Sealing<'_> {
+    /// Hands over what the chooser has ready.
+    fn take(&mut self, chooser: &mut Chooser) -> Result<()> {
+        while let Some(Chosen { rows, end, counts, timing }) = chooser.pop() {
+            for (split, rows) in rows::splits().into_iter().zip(rows) {
+                if !rows.doc_id.is_empty() {
+                    self.open_rows += rows.doc_id.len() as u64;
+                    self.writer.rows(split, rows)?;
+                }
+            }
+            if self.open_rows >= self.plan.config.shard_rows.unwrap_or(u64::MAX) {
+                self.open_rows = 0;
+                let timing = Timing { tokens: counts.tokens, ..timing };
+                self.writer.seal(State::parts(end, counts, chooser.thresholds(), &timing))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What an interrupted or finished harvest in a folder was begun with.

@@ -34,6 +34,9 @@ pub mod score;
 pub mod shard;
 pub mod train;
 
+// Stages joined without files between.
+pub mod stream;
+
 // Settings, composed.
 pub mod config;
 

@@ -14,6 +14,7 @@ use lapidary::score::{figure, ScoreReport};
 use lapidary::{Error, Progress, Result};
 use serde::Serialize;
 
+use super::host::HostFlags;
 use super::output::Output;
 use super::settings::{List, OutMode, Reading, Settings, SplitChoice};
 use super::{harvest, plot, score, splice, train};
@@ -190,6 +191,8 @@ fn trained(
     ));
     let args = train::Args {
         shards: Some(shards.to_path_buf()),
+        host: HostFlags::default(),
+        dtype: None,
         hook: Some(hook.to_string()),
         arch: None,
         d_sae: Some(List(vec![D_SAE])),
@@ -202,7 +205,7 @@ fn trained(
         mode: OutMode::default(),
         settings: Settings::default(),
     };
-    let report = train::run(&args, output)?;
+    let report = train::run(&args, &Device::Cpu, output)?;
     output.note(&report.to_string());
     Ok(report.members)
 }
@@ -216,7 +219,7 @@ fn scored(dictionary: &Path, name: &str, shards: &Path, device: &Device, output:
     let args = score::Args {
         reading: Reading { dictionary: dictionary.to_path_buf(), shards: shards.to_path_buf(), hook: None },
         split: SplitChoice::HeldOut,
-        splice: splice::Args { model: Some("fable".into()), corpus: None, splice_tokens: 10_000 },
+        splice: splice::Args { model: Some("fable".into()), corpus: None, splice_tokens: 10_000, dtype: None, batch_tokens: None },
         require: Vec::new(),
         no_baselines: false,
         seed: 0,

@@ -4,6 +4,7 @@ mod config;
 mod demo;
 mod encode;
 mod harvest;
+mod host;
 mod hub;
 mod ingest;
 mod inspect;
@@ -91,7 +92,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         Verb::Demo(args) => output.report(&demo::run(args, &device, output)?),
         Verb::Harvest(args) => output.report(&harvest::run(args, &device, output)?),
         Verb::Ingest(args) => output.report(&ingest::run(args, output)?),
-        Verb::Train(args) => output.report(&train::run(args, output)?),
+        Verb::Train(args) => output.report(&train::run(args, &device, output)?),
         Verb::Encode(args) => output.report(&encode::run(args, output)?),
         Verb::Score(args) => {
             let (report, requirements) = score::run(args, &device, output)?;

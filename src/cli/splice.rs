@@ -7,13 +7,14 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use lapidary::corpus::{Contexts, CorpusConfig, Place};
-use lapidary::harvest::HarvestConfig;
+use lapidary::harvest::{passes, HarvestConfig};
 use lapidary::host::{LoadOptions, Tokens};
 use lapidary::score::loss_recovered::{loss_recovered_all, TokenBatch};
 use lapidary::score::Metrics;
 use lapidary::shard::{Shards, Split};
 use lapidary::{Dictionary, Error, HookPoint, Progress, Result};
 
+use super::host::dtype;
 use super::hub::{self, Model};
 use super::output::Output;
 use super::settings::count;
@@ -30,6 +31,12 @@ pub struct Args {
     /// Tokens to splice at most.
     #[arg(long, value_name = "N", value_parser = count, default_value = "50_000", requires = "model", help_heading = "With a host")]
     pub splice_tokens: u64,
+    /// Precision of the host's forward passes: f32 or bf16 [default: as harvested].
+    #[arg(long, visible_alias = "host-dtype", value_name = "DTYPE", requires = "model", help_heading = "With a host")]
+    pub dtype: Option<String>,
+    /// Most tokens of one forward pass, padding included; contexts of like length share one [default: as harvested].
+    #[arg(long, value_name = "N", value_parser = count, requires = "model", help_heading = "With a host")]
+    pub batch_tokens: Option<u64>,
 }
 
 /// CE and KL figures of each dictionary.
@@ -45,8 +52,10 @@ pub fn recovered(
     let model = args.model.as_deref().unwrap_or_default();
     let at: HookPoint = column.parse()?;
     let manifest = shards.manifest();
+    let harvested = manifest.host["dtype"].as_str().unwrap_or("f32");
+    let dtype = dtype(args.dtype.as_deref().unwrap_or(harvested))?;
     let files = Model::find(model, Some(&manifest.host), output)?;
-    let host = files.load(&LoadOptions { dtype: None, device: device.clone() })?;
+    let host = files.load(&LoadOptions { dtype: Some(dtype), device: device.clone() })?;
     let harvested = manifest.host["weights_sha256"].as_str().unwrap_or_default();
     if host.info().weights_sha256 != harvested {
         return Err(Error::request(
@@ -87,34 +96,32 @@ pub fn recovered(
         Place::default(),
     )?;
     let last = written.keys().next_back().copied().unwrap_or(0);
-    let device = device.clone();
-    let mut batch: Vec<(Vec<u32>, Vec<u8>)> = Vec::new();
-    let mut batches = Vec::new();
+    let mut spliced: Vec<(Vec<u32>, Vec<u8>)> = Vec::new();
     for context in contexts {
         let context = context?;
-        if context.doc_id > last {
+        let all_read = context.end.first_document() > last;
+        let was_written = |(document, position): &(u64, u32)| written.get(document).is_some_and(|p| p.binary_search(position).is_ok());
+        let unmasked: Vec<u8> = context.places.iter().map(|place| u8::from(was_written(place))).collect();
+        if unmasked.contains(&1) {
+            spliced.push((context.ids, unmasked));
+        }
+        if all_read {
             break;
         }
-        let Some(positions) = written.get(&context.doc_id) else { continue };
-        let unmasked: Vec<u8> =
-            (0..context.ids.len() as u32).map(|i| u8::from(positions.binary_search(&(context.start + i)).is_ok())).collect();
-        if !unmasked.contains(&1) {
-            continue;
-        }
-        batch.push((context.ids, unmasked));
-        if batch.len() == 16 {
-            batches.push(token_batch(std::mem::take(&mut batch), &device));
-        }
     }
-    if !batch.is_empty() {
-        batches.push(token_batch(batch, &device));
-    }
+    let lengths: Vec<usize> = spliced.iter().map(|(ids, _)| ids.len()).collect();
+    let most = match args.batch_tokens {
+        Some(0) => return Err(Error::request("--batch-tokens 0 lets no token through", "2048 suits most machines")),
+        Some(n) => n as usize,
+        None => config.batch_tokens,
+    };
+    let batches: Vec<_> = passes(&lengths, most).into_iter().map(|pass| token_batch(&spliced, &pass, device)).collect();
     if batches.is_empty() {
         return Err(Error::request("none of the shards' documents is in this corpus", "pass the corpus that was harvested"));
     }
     let mean: Option<Vec<f32>> =
         manifest.columns.iter().find(|c| c.column.name == column).map(|c| c.mean.iter().map(|&m| m as f32).collect());
-    output.note(&format!("splicing {} contexts into {model}", batches.len() * 16));
+    output.note(&format!("splicing {} contexts into {model}, {} forward passes for each figure", spliced.len(), batches.len()));
     loss_recovered_all(host.as_ref(), &at, dictionaries, batches, mean.as_deref(), output)
 }
 
@@ -135,10 +142,11 @@ fn written_positions(shards: &Shards, column: &str, split: Option<Split>, limit:
     Ok(written)
 }
 
-fn token_batch(contexts: Vec<(Vec<u32>, Vec<u8>)>, device: &Device) -> Result<TokenBatch> {
-    let (ids, unmasked): (Vec<Vec<u32>>, Vec<Vec<u8>>) = contexts.into_iter().unzip();
+fn token_batch(contexts: &[(Vec<u32>, Vec<u8>)], pass: &[usize], device: &Device) -> Result<TokenBatch> {
+    let ids: Vec<Vec<u32>> = pass.iter().map(|&i| contexts[i].0.clone()).collect();
     let tokens = Tokens::padded(&ids, 0, device)?;
     let (b, t) = tokens.ids.dims2()?;
-    let flat: Vec<u8> = unmasked.iter().flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0, t - row.len()))).collect();
+    let unmasked = pass.iter().map(|&i| &contexts[i].1);
+    let flat: Vec<u8> = unmasked.flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0, t - row.len()))).collect();
     Ok(TokenBatch { tokens, unmasked: Tensor::from_vec(flat, (b, t), device)? })
 }

@@ -1,32 +1,49 @@
-//! `lapidary train`: shards to dictionaries.
+//! `lapidary train`: rows to dictionaries, from shards or straight from a host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use lapidary::artefact::Mode;
-use lapidary::config::{to_toml, RunConfig, ShardsConfig};
+use lapidary::config::{to_toml, HostConfig, Layers, RunConfig, ShardsConfig};
+use lapidary::corpus::CorpusConfig;
 use lapidary::dictionary::Provenance;
+use lapidary::harvest::{Began, HarvestConfig, Stream};
 use lapidary::sae::SaeConfig;
 use lapidary::shard::{Shards, ShuffleConfig, Split};
-use lapidary::train::{self, scale_for, Member, TrainConfig, TrainReport};
+use lapidary::stream::{MixConfig, Streamed};
+use lapidary::train::{self, Member, RowSource, TrainConfig, TrainReport};
 use lapidary::{Error, Progress, Result};
 
+use super::host::{self, HostFlags, Opened};
 use super::output::Output;
 use super::settings::{count, List, OutMode, Settings};
 
-/// Train dictionaries on harvested shards.
+/// Train dictionaries on harvested shards, or on a host's activations as they come.
 ///
-/// Comma lists make a sweep: every combination is trained from one pass over the shards, each into its own folder.
+/// Comma lists make a sweep: every combination is trained from one pass over the rows, each into its own folder.
+///
+/// With --shards rows are read from disk, any number of times. With --model and --corpus the host runs while the dictionary learns,
+/// and nothing is written but the dictionary: rows pass through a mixing buffer (train.shuffle_bytes, 512 MiB by default), which is
+/// filled, shuffled, trained on and filled again. Masking and held-out documents are those of `harvest`: harvest the same corpus with
+/// the same --held-out (a part of it will do) for rows to `score` on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   lapidary train --shards shards --d-sae 4096 --k 32 --out runs/k32
   lapidary train --shards shards --hook blocks.2.hook_resid_post --k 8,16,32 --seed 0,1,2 --n-tokens 1_000_000 --out runs/sweep
   lapidary train --shards shards --config run.toml --set train.clip_norm=0 --out runs/x
+  lapidary train --model hf-folder --corpus texts/ --hook blocks.6.hook_resid_post --context 256 \\
+                 --d-sae 16384 --k 32 --n-tokens 50_000_000 --out runs/streamed
 A killed run goes on with the same command and --resume, to the same bytes.")]
 pub struct Args {
     /// Folder of shards [default: shards.dir of --config].
     #[arg(long, value_name = "DIR")]
     pub shards: Option<PathBuf>,
-    /// Which column of the shards; may be left out when there is only one.
+    #[command(flatten)]
+    pub host: HostFlags,
+    /// Precision of the host's forward pass: f32 or bf16 [default: f32].
+    #[arg(long, visible_alias = "host-dtype", value_name = "DTYPE", help_heading = "Host and corpus")]
+    pub dtype: Option<String>,
+    /// Which column of the shards (may be left out when there is only one), or where to read in the host.
     #[arg(long, value_name = "POINT")]
     pub hook: Option<String>,
     /// Learner: topk.
@@ -38,7 +55,7 @@ pub struct Args {
     /// Active latents per row [default: 32].
     #[arg(long, value_name = "N[,N...]")]
     pub k: Option<List<usize>>,
-    /// Rows to train on; epochs wrap [default: one pass].
+    /// Rows to train on; epochs wrap [default: one pass over the shards].
     #[arg(long, value_name = "N", value_parser = count)]
     pub n_tokens: Option<u64>,
     /// Rows per step [default: 4096].
@@ -81,11 +98,55 @@ fn combinations(args: &Args) -> Vec<Combination> {
 }
 
 /// Resolves the sweep and runs it.
-pub fn run(args: &Args, output: &Output) -> Result<TrainReport> {
+pub fn run(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
     let base = args.settings.layers()?.resolve()?;
-    let dir = args.shards.clone().or_else(|| (!base.shards.dir.is_empty()).then(|| PathBuf::from(&base.shards.dir)));
-    let dir = dir.ok_or_else(|| Error::request("no shards were named", "pass --shards DIR; `lapidary harvest` makes them"))?;
-    let shards = Shards::open(&dir)?;
+    match from(args, &base)? {
+        From::Shards(dir) => from_shards(args, &base, &dir, output),
+        From::Host => from_host(args, device, output),
+    }
+}
+
+/// Where the rows come from.
+enum From {
+    Shards(PathBuf),
+    Host,
+}
+
+/// Flags decide before the run file does.
+fn from(args: &Args, base: &RunConfig) -> Result<From> {
+    let host_named = args.host.model.is_some() || args.host.corpus.is_some();
+    let host_flag = args.host.given().or(args.dtype.as_ref().map(|_| "--dtype"));
+    match (&args.shards, host_named) {
+        (Some(_), true) => Err(Error::request(
+            "--shards and --model/--corpus both say where the rows come from",
+            "pass --shards, or --model with --corpus",
+        )),
+        (Some(dir), false) => Ok(From::Shards(dir.clone())),
+        (None, true) => Ok(From::Host),
+        (None, false) => match (!base.shards.dir.is_empty(), !base.host.model.is_empty() || !base.corpus.source.is_empty()) {
+            (true, true) => Err(Error::request(
+                "the run file names shards and a host",
+                "say which to train from: --shards DIR, or --model with --corpus",
+            )),
+            (true, false) => Ok(From::Shards(PathBuf::from(&base.shards.dir))),
+            (false, true) => Ok(From::Host),
+            (false, false) => Err(Error::request(
+                "nothing to train on was named",
+                "pass --shards DIR (`lapidary harvest` makes them), or --model with --corpus to train straight from a host",
+            )),
+        },
+    }
+    .and_then(|from| match (from, host_flag) {
+        (From::Shards(_), Some(flag)) => Err(Error::request(
+            format!("{flag} says how a host runs, and the rows come from shards"),
+            "leave it out, or harvest again with it",
+        )),
+        (from, _) => Ok(from),
+    })
+}
+
+fn from_shards(args: &Args, base: &RunConfig, dir: &Path, output: &Output) -> Result<TrainReport> {
+    let shards = Shards::open(dir)?;
     let id = shards.manifest().id.clone();
     // A folder named by a flag is the user's choice; one that comes from a run file must still hold what it held.
     if args.shards.is_none() && !base.shards.id.is_empty() && base.shards.id != id {
@@ -94,72 +155,130 @@ pub fn run(args: &Args, output: &Output) -> Result<TrainReport> {
             "pass --shards to train on what is there now",
         ));
     }
-    let hook = args.hook.clone().or_else(|| (!base.shards.hook.is_empty()).then_some(base.shards.hook));
-    let column = shards.column(hook.as_deref())?.clone();
-    let sweep = combinations(args);
-    let first_seed = args.seed.as_ref().and_then(|s| s.0.first().copied());
-    let members = sweep
-        .iter()
-        .map(|&(d_sae, k, lr, seed)| {
-            let mut layers = args.settings.layers()?;
-            layers.put_some("sae.arch", args.arch.clone())?;
-            layers.put_some("sae.d_sae", d_sae.map(|v| v as i64))?;
-            layers.put_some("sae.k", k.map(|v| v as i64))?;
-            layers.put_some("train.n_tokens", args.n_tokens.map(|v| v as i64))?;
-            layers.put_some("train.batch", args.batch.map(|v| v as i64))?;
-            layers.put_some("train.lr", lr)?;
-            layers.put_some("train.seed", seed.map(|v| v as i64))?;
-            layers.put("shards.dir", dir.display().to_string())?;
-            layers.put("shards.hook", column.name.clone())?;
-            layers.put("shards.id", id.clone())?;
-            let mut config = layers.resolve()?;
-            config.train.data_seed = config.train.data_seed.or(first_seed);
-            member(args, &shards, column.width, config, sweep.len() > 1)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let first = &members[0].train;
-    let mean_sq_norm = shards.manifest().columns.iter().find(|c| c.column.name == column.name).map_or(f64::NAN, |c| c.mean_sq_norm);
-    let scale = scale_for(mean_sq_norm, column.width)?;
+    let hook = args.hook.as_deref().or((!base.shards.hook.is_empty()).then_some(base.shards.hook.as_str()));
+    let column = shards.column(hook)?.clone();
     let rows = shards.rows(Some(Split::Train));
-    if args.mode.mode() == Mode::Fresh {
-        output.note(&format!(
-            "training {} on {} ({} wide): {} steps of {} rows, {:.2} passes over {} rows",
-            if members.len() == 1 { format!("`{}`", members[0].name) } else { format!("{} dictionaries", members.len()) },
-            column.name,
-            column.width,
-            first.n_steps(),
-            first.batch,
-            first.n_tokens as f64 / rows as f64,
-            rows,
-        ));
-    }
-    let shuffle = ShuffleConfig { seed: first.data_seed.unwrap_or(first.seed), buffer_bytes: first.shuffle_bytes as usize };
-    let mut source = shards.shuffled(&column.name, Some(Split::Train), &shuffle)?;
-    train::train(members, &mut source, scale, &args.out, args.mode.mode(), output)
-}
-
-fn member(args: &Args, shards: &Shards, width: usize, config: RunConfig, in_sweep: bool) -> Result<Member> {
-    let rows = shards.rows(Some(Split::Train));
-    let n_tokens = if config.train.n_tokens == 0 { rows } else { config.train.n_tokens };
-    let sae = config.sae.resolve(width, n_tokens)?;
-    let train = config.train.resolve(sae.d_sae(), rows)?;
-    let mut name = format!("{}-s{}", sae.label(), train.seed);
-    if args.lr.as_ref().is_some_and(|l| l.0.len() > 1) {
-        name = format!("{name}-lr{:e}", train.lr);
-    }
     let manifest = shards.manifest();
     let from = serde_json::json!({ "corpus": manifest.corpus, "rows": rows, "id": manifest.id });
-    let provenance = Provenance { hook: config.shards.hook.clone(), host: manifest.host.clone(), shards: from, ..Default::default() };
-    // The run file beside the dictionary: `lapidary train --config` takes it as it is.
-    let file = RunFile { shards: config.shards, sae: sae.clone(), train: train.clone() };
-    let dir = if in_sweep { args.out.join(&name) } else { args.out.clone() };
-    Ok(Member { name, dir, sae, train, config_toml: to_toml(&file)?, provenance })
+    let provenance = Provenance { hook: column.name.clone(), host: manifest.host.clone(), shards: from, ..Default::default() };
+    let table = ShardsConfig { dir: dir.display().to_string(), hook: column.name.clone(), id };
+    let members = members(args, column.width, rows, &provenance, |sae, train| {
+        to_toml(&ShardsFile { shards: table.clone(), sae: sae.clone(), train: train.clone() })
+    })?;
+    let first = &members[0].train;
+    let passes = first.n_tokens as f64 / rows as f64;
+    let shuffle = ShuffleConfig { seed: first.data_seed.unwrap_or(first.seed), buffer_bytes: first.shuffle_bytes as usize };
+    let mut source = shards.shuffled(&column.name, Some(Split::Train), &shuffle)?;
+    start(args, members, &mut source, &column.name, &format!("{passes:.2} passes over {rows} rows"), output)
 }
 
-/// The tables that `train` uses.
+fn from_host(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
+    let mut layers = args.settings.layers()?;
+    args.host.put(&mut layers)?;
+    layers.put_some("host.dtype", args.dtype.clone())?;
+    if let Some(hook) = &args.hook {
+        layers.put("harvest.hooks", vec![hook.clone()])?;
+    }
+    layers.put_some("train.n_tokens", args.n_tokens.map(|v| v as i64))?;
+    let mut config = layers.resolve()?;
+    if config.train.n_tokens == 0 {
+        return Err(Error::request(
+            "how long a stream is, is not known before it is read",
+            "say how many rows to train on with --n-tokens",
+        ));
+    }
+    let began = if args.mode.mode() == Mode::Resume { began(&args.out)? } else { None };
+    let Opened { host, corpus, tokenizer } = host::open(&layers, &mut config, began.as_ref(), device, output)?;
+    let stream = Stream::new(host.as_ref(), &corpus, tokenizer.as_ref(), &config.harvest)?;
+    let (hook, width) = (stream.column().name.clone(), stream.column().width);
+    let provenance = Provenance { hook: hook.clone(), host: stream.host().clone(), ..Default::default() };
+    let members = members(args, width, config.train.n_tokens, &provenance, |sae, train| {
+        let (host, corpus, harvest) = (config.host.clone(), corpus.config().clone(), stream.config().clone());
+        to_toml(&HostFile { host, corpus, harvest, sae: sae.clone(), train: train.clone() })
+    })?;
+    let first = &members[0].train;
+    let n_rows = first.n_steps() * first.batch as u64;
+    let mix = MixConfig { seed: first.data_seed.unwrap_or(first.seed), buffer_bytes: first.shuffle_bytes, n_rows };
+    let mut source = Streamed::new(stream, mix, output)?;
+    let rows = source.window_rows();
+    let from = format!(
+        "{} reads {}, {rows} rows at a time are mixed ({:.0} MB)",
+        config.host.model,
+        config.corpus.source,
+        source.window_bytes() as f64 / 1e6
+    );
+    start(args, members, &mut source, &hook, &from, output)
+}
+
+/// The host and corpus of the run in `out`, from the run file that it keeps beside its (first) dictionary.
+fn began(out: &Path) -> Result<Option<Began>> {
+    let inside = std::fs::read_dir(out).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("config.toml")));
+    let Some(file) = std::iter::once(out.join("config.toml")).chain(inside).find(|path| path.is_file()) else { return Ok(None) };
+    let config = Layers::new(Some(&file))?.resolve()?;
+    let (id, revision) = config.host.model.rsplit_once('@').unwrap_or_default();
+    let host = serde_json::json!({ "hub_id": id, "revision": revision });
+    Ok(Some(Began { host, source: config.corpus.source }))
+}
+
+fn start(args: &Args, members: Vec<Member>, source: &mut dyn RowSource, hook: &str, from: &str, output: &Output) -> Result<TrainReport> {
+    let first = &members[0].train;
+    if args.mode.mode() == Mode::Fresh {
+        let what = if members.len() == 1 { format!("`{}`", members[0].name) } else { format!("{} dictionaries", members.len()) };
+        let (steps, batch) = (first.n_steps(), first.batch);
+        output.note(&format!("training {what} on {hook} ({} wide): {steps} steps of {batch} rows, {from}", source.width()));
+    }
+    train::train(members, source, &args.out, args.mode.mode(), output)
+}
+
+/// The sweep's members; `file` writes the run file beside a dictionary, which `lapidary train --config` takes as it is.
+fn members(
+    args: &Args,
+    width: usize,
+    rows: u64,
+    provenance: &Provenance,
+    file: impl Fn(&SaeConfig, &TrainConfig) -> Result<String>,
+) -> Result<Vec<Member>> {
+    let sweep = combinations(args);
+    let first_seed = args.seed.as_ref().and_then(|s| s.0.first().copied());
+    let member = |&(d_sae, k, lr, seed): &Combination| -> Result<Member> {
+        let mut layers: Layers = args.settings.layers()?;
+        layers.put_some("sae.arch", args.arch.clone())?;
+        layers.put_some("sae.d_sae", d_sae.map(|v| v as i64))?;
+        layers.put_some("sae.k", k.map(|v| v as i64))?;
+        layers.put_some("train.n_tokens", args.n_tokens.map(|v| v as i64))?;
+        layers.put_some("train.batch", args.batch.map(|v| v as i64))?;
+        layers.put_some("train.lr", lr)?;
+        layers.put_some("train.seed", seed.map(|v| v as i64))?;
+        let mut config = layers.resolve()?;
+        config.train.data_seed = config.train.data_seed.or(first_seed);
+        let n_tokens = if config.train.n_tokens == 0 { rows } else { config.train.n_tokens };
+        let sae = config.sae.resolve(width, n_tokens)?;
+        let train = config.train.resolve(sae.d_sae(), rows)?;
+        let mut name = format!("{}-s{}", sae.label(), train.seed);
+        if args.lr.as_ref().is_some_and(|l| l.0.len() > 1) {
+            name = format!("{name}-lr{:e}", train.lr);
+        }
+        let dir = if sweep.len() > 1 { args.out.join(&name) } else { args.out.clone() };
+        let config_toml = file(&sae, &train)?;
+        Ok(Member { name, dir, sae, train, config_toml, provenance: provenance.clone() })
+    };
+    sweep.iter().map(member).collect()
+}
+
+/// The tables of a run from shards.
 #[derive(serde::Serialize)]
-struct RunFile {
+struct ShardsFile {
     shards: ShardsConfig,
+    sae: SaeConfig,
+    train: TrainConfig,
+}
+
+/// The tables of a run from a host.
+#[derive(serde::Serialize)]
+struct HostFile {
+    host: HostConfig,
+    corpus: CorpusConfig,
+    harvest: HarvestConfig,
     sae: SaeConfig,
     train: TrainConfig,
 }

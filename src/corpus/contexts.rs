@@ -1,9 +1,11 @@
 //! Documents to contexts: what a host sees at once, with the tokens whose rows are not to be written marked by rule.
 //!
-//! A context holds tokens of one document; long documents are cut, and documents never attend to each other. Not for: packing several
-//! documents into one context, which no attention mask here supports yet.
+//! A context holds tokens of one document, and long documents are cut. Packed, a context is filled up with the documents that come
+//! next, which then attend to those before them; documents of two kinds (training, held-out) never share one.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 
 use super::{Bos, Content, Corpus, Documents, Tokenizer};
 use crate::error::{Error, Result};
@@ -42,6 +44,23 @@ impl Specials {
     }
 }
 
+/// Several documents in one context: which of two kinds a document is of. Contexts hold documents of one kind.
+#[derive(Clone)]
+pub struct Pack(Arc<dyn Fn(u64) -> bool + Send + Sync>);
+
+impl Pack {
+    /// `second`: is the document with this number of the second kind?
+    pub fn new(second: impl Fn(u64) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(second))
+    }
+}
+
+impl fmt::Debug for Pack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pack")
+    }
+}
+
 /// How to make contexts.
 #[derive(Debug, Clone)]
 pub struct ContextConfig {
@@ -59,6 +78,8 @@ pub struct ContextConfig {
     pub vocab_size: usize,
     /// What counts as special.
     pub specials: Specials,
+    /// Fill contexts up with further documents; `None`: a context holds one document.
+    pub pack: Option<Pack>,
 }
 
 /// A place between two contexts.
@@ -68,32 +89,61 @@ pub struct Place {
     pub document: u64,
     /// Its first token that was not read, from 0.
     pub token: u32,
+    /// Packed contexts: the same for documents of the second kind (document, token); the two above are for the first kind then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<(u64, u32)>,
 }
 
-/// Some tokens of one document.
+impl Place {
+    /// Documents before this one are read to their end.
+    pub fn first_document(&self) -> u64 {
+        self.second.map_or(self.document, |(document, _)| document.min(self.document))
+    }
+}
+
+/// What a host sees at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
-    /// Ordinal of the document.
-    pub doc_id: u64,
-    /// Position of `ids[0]` in the document.
-    pub start: u32,
     /// Token ids, `[n]`, at least one.
     pub ids: Vec<u32>,
+    /// Ordinal of each token's document, and its position there, `[n]`.
+    pub places: Vec<(u64, u32)>,
     /// Rule per token, `[n]`.
     pub masked: Vec<Mask>,
     /// Where the next context begins.
     pub end: Place,
 }
 
-/// The contexts of a corpus, in order.
+/// A context that is being filled.
+#[derive(Default)]
+struct Open {
+    ids: Vec<u32>,
+    places: Vec<(u64, u32)>,
+    masked: Vec<Mask>,
+}
+
+/// A document being cut.
+struct Current {
+    ordinal: u64,
+    ids: Vec<u32>,
+    /// Next token.
+    at: usize,
+    /// Was it given as token ids?
+    given: bool,
+}
+
+/// The contexts of a corpus, in the order in which they are full.
 pub struct Contexts<'a> {
     documents: Documents,
     tokenizer: Option<&'a Tokenizer>,
     config: ContextConfig,
-    /// The document being cut: ordinal, ids, next token, were they given as ids?
-    current: Option<(u64, Vec<u32>, usize, bool)>,
-    /// Tokens to pass over in the first document.
-    skip: u32,
+    current: Option<Current>,
+    /// By kind; without packing there is one.
+    open: [Open; 2],
+    /// Where the next context of each kind begins.
+    next: [(u64, u32); 2],
+    /// Documents seen, for the end.
+    seen: u64,
     failed: bool,
 }
 
@@ -112,61 +162,103 @@ impl<'a> Contexts<'a> {
                 "put tokenizer.json beside the model, or give the corpus as token ids (.u16, .u32, .npy)",
             ));
         }
-        let documents = corpus.documents_from(from.document)?;
-        Ok(Self { documents, tokenizer, config, current: None, skip: from.token, failed: false })
+        let first = (from.document, from.token);
+        let next = [first, from.second.unwrap_or(first)];
+        let documents = corpus.documents_from(from.first_document())?;
+        let open = [Open::default(), Open::default()];
+        Ok(Self { documents, tokenizer, config, current: None, open, next, seen: from.first_document(), failed: false })
+    }
+
+    fn kind(&self, document: u64) -> usize {
+        self.config.pack.as_ref().map_or(0, |p| usize::from((p.0)(document)))
     }
 
     fn next_context(&mut self) -> Result<Option<Context>> {
         loop {
-            if let Some((doc_id, ids, at, given)) = &mut self.current {
-                if *at < ids.len() {
-                    let span = *at..ids.len().min(*at + self.config.context);
-                    let slice = ids[span.clone()].to_vec();
-                    let masked = masks(&self.config, &slice, span.start, *given);
-                    let end = if span.end < ids.len() {
-                        Place { document: *doc_id, token: span.end as u32 }
-                    } else {
-                        Place { document: *doc_id + 1, token: 0 }
-                    };
-                    *at = span.end;
-                    return Ok(Some(Context { doc_id: *doc_id, start: span.start as u32, ids: slice, masked, end }));
+            if let Some(mut document) = self.current.take() {
+                let kind = self.kind(document.ordinal);
+                let open = &mut self.open[kind];
+                while document.at < document.ids.len() && open.ids.len() < self.config.context {
+                    let (id, at) = (document.ids[document.at], document.at as u32);
+                    open.masked.push(mask(&self.config, id, at, open.ids.len(), document.given));
+                    open.ids.push(id);
+                    open.places.push((document.ordinal, at));
+                    document.at += 1;
+                }
+                let ended = document.at == document.ids.len();
+                let full = open.ids.len() == self.config.context || (ended && self.config.pack.is_none() && !open.ids.is_empty());
+                let here = if ended { (document.ordinal + 1, 0) } else { (document.ordinal, document.at as u32) };
+                if !ended {
+                    self.current = Some(document);
+                }
+                if full {
+                    return Ok(Some(self.close(kind, here)));
                 }
             }
-            let Some(document) = self.documents.next().transpose()? else { return Ok(None) };
-            let (ids, given) = match document.content {
-                Content::Tokens(ids) => (ids, true),
-                Content::Text(text) if text.is_empty() => (Vec::new(), false),
-                Content::Text(text) => match self.tokenizer {
-                    Some(tokenizer) => (tokenizer.encode(&text, self.config.bos)?, false),
-                    None => return Err(Error::request("text without a tokenizer", "give the corpus as token ids")),
-                },
-            };
-            if let Some(at) = ids.iter().position(|&id| id as usize >= self.config.vocab_size) {
-                return Err(Error::request(
-                    format!(
-                        "document {} has the token id {} at position {at}, and the host knows the ids below {}",
-                        document.ordinal, ids[at], self.config.vocab_size
-                    ),
-                    "use the tokenizer that belongs to the host; for token files check their type (u16 or u32)",
-                ));
+            if !self.read()? {
+                let left = self.open.iter().position(|open| !open.ids.is_empty());
+                return Ok(left.map(|kind| self.close(kind, (self.seen, 0))));
             }
-            let at = std::mem::take(&mut self.skip) as usize;
-            self.current = Some((document.ordinal, ids, at, given));
         }
+    }
+
+    /// The next document; false at the end.
+    fn read(&mut self) -> Result<bool> {
+        let Some(document) = self.documents.next().transpose()? else { return Ok(false) };
+        self.seen = document.ordinal + 1;
+        let (first, token) = self.next[self.kind(document.ordinal)];
+        if document.ordinal < first {
+            // Read already; it comes again because the other kind is further back.
+            return Ok(true);
+        }
+        let (ids, given) = match document.content {
+            Content::Tokens(ids) => (ids, true),
+            Content::Text(text) if text.is_empty() => (Vec::new(), false),
+            Content::Text(text) => match self.tokenizer {
+                Some(tokenizer) => (tokenizer.encode(&text, self.config.bos)?, false),
+                None => return Err(Error::request("text without a tokenizer", "give the corpus as token ids")),
+            },
+        };
+        if let Some(at) = ids.iter().position(|&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::request(
+                format!(
+                    "document {} has the token id {} at position {at}, and the host knows the ids below {}",
+                    document.ordinal, ids[at], self.config.vocab_size
+                ),
+                "use the tokenizer that belongs to the host; for token files check their type (u16 or u32)",
+            ));
+        }
+        let at = if document.ordinal == first { (token as usize).min(ids.len()) } else { 0 };
+        self.current = Some(Current { ordinal: document.ordinal, ids, at, given });
+        Ok(true)
+    }
+
+    /// Gives out the open context of a kind, whose next one begins `here`.
+    fn close(&mut self, kind: usize, here: (u64, u32)) -> Context {
+        self.next[kind] = here;
+        let mut end = Place { document: here.0, token: here.1, second: None };
+        if self.config.pack.is_some() {
+            // What the other kind has open is read again from its beginning; where nothing is open, nothing is left before here.
+            let other = 1 - kind;
+            let up_to_here = (here.0 + u64::from(here.1 > 0), 0);
+            self.next[other] = self.open[other].places.first().copied().unwrap_or(self.next[other].max(up_to_here));
+            let [first, second] = self.next;
+            end = Place { document: first.0, token: first.1, second: Some(second) };
+        }
+        let Open { ids, places, masked } = std::mem::take(&mut self.open[kind]);
+        Context { ids, places, masked, end }
     }
 }
 
-fn masks(config: &ContextConfig, ids: &[u32], start: usize, given: bool) -> Vec<Mask> {
-    let mask = |(i, &id): (usize, &u32)| {
-        let special = config.specials.contains(id);
-        match () {
-            () if config.drop_bos && given && start + i == 0 => Mask::DropBos,
-            () if special && !config.keep_special => Mask::Special,
-            () if i == 0 && !special && !config.keep_first => Mask::First,
-            () => Mask::Keep,
-        }
-    };
-    ids.iter().enumerate().map(mask).collect()
+/// The rule for a token: `position` in its document, `at` in its context.
+fn mask(config: &ContextConfig, id: u32, position: u32, at: usize, given: bool) -> Mask {
+    let special = config.specials.contains(id);
+    match () {
+        () if config.drop_bos && given && position == 0 => Mask::DropBos,
+        () if special && !config.keep_special => Mask::Special,
+        () if at == 0 && !special && !config.keep_first => Mask::First,
+        () => Mask::Keep,
+    }
 }
 
 impl Iterator for Contexts<'_> {
@@ -196,6 +288,7 @@ mod tests {
             keep_first: false,
             vocab_size: 100,
             specials: Specials::ids([1, 2]),
+            pack: None,
         }
     }
 
@@ -216,7 +309,7 @@ mod tests {
         let read =
             |config: ContextConfig| Contexts::new(&corpus, None, config, Place::default()).unwrap().map(Result::unwrap).collect::<Vec<_>>();
         let contexts = read(config(4));
-        let seen: Vec<_> = contexts.iter().map(|c| (c.doc_id, c.start, c.ids.clone(), c.masked.clone())).collect();
+        let seen: Vec<_> = contexts.iter().map(|c| (c.places[0].0, c.places[0].1, c.ids.clone(), c.masked.clone())).collect();
         assert_eq!(
             seen,
             [
@@ -241,6 +334,43 @@ mod tests {
         for (i, context) in whole.iter().enumerate() {
             let rest: Vec<_> = Contexts::new(&corpus, None, config(2), context.end).unwrap().map(Result::unwrap).collect();
             assert_eq!(rest, whole[i + 1..]);
+        }
+    }
+
+    #[test]
+    fn packed_contexts_are_full_hold_one_kind_and_resume() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rng = crate::rng::Rng::stream(0, "pack", 0);
+        let mut ids = Vec::new();
+        let mut lengths = Vec::new();
+        for _ in 0..60 {
+            lengths.push(1 + rng.below(9) as u32);
+            ids.push(1);
+            ids.extend((1..*lengths.last().unwrap()).map(|_| 10 + rng.below(80) as u32));
+        }
+        let corpus = corpus(dir.path(), &ids);
+        for second in [|d: u64| d.is_multiple_of(5), |_| false, |d: u64| d > 40] {
+            let packed = ContextConfig { pack: Some(Pack::new(second)), ..config(8) };
+            let read = |from| Contexts::new(&corpus, None, packed.clone(), from).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+            let whole = read(Place::default());
+            // Every token once, in order within a kind; all contexts but the last of each kind full; no two kinds in one.
+            let mut places = [Vec::new(), Vec::new()];
+            for context in &whole {
+                let kind = usize::from(second(context.places[0].0));
+                assert!(context.places.iter().all(|p| usize::from(second(p.0)) == kind));
+                places[kind].extend(context.places.clone());
+                assert!(context.masked[0] != Mask::Keep && context.ids.len() == context.places.len());
+            }
+            assert!(whole.iter().filter(|c| c.ids.len() < 8).count() <= 2);
+            for (kind, places) in places.iter().enumerate() {
+                let all = (0..60u64).flat_map(|d| (0..lengths[d as usize]).map(move |t| (d, t)));
+                assert!(all.filter(|p| usize::from(second(p.0)) == kind).eq(places.iter().copied()));
+            }
+            for (i, context) in whole.iter().enumerate() {
+                assert_eq!(read(context.end), whole[i + 1..], "after context {i}: {:?}", context.end);
+                let first = context.end.first_document();
+                assert!(whole[i + 1..].iter().flat_map(|c| &c.places).all(|p| p.0 >= first));
+            }
         }
     }
 

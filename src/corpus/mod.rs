@@ -16,7 +16,7 @@ mod text;
 mod tokenizer;
 mod tokens;
 
-pub use contexts::{Context, ContextConfig, Contexts, Mask, Place, Specials};
+pub use contexts::{Context, ContextConfig, Contexts, Mask, Pack, Place, Specials};
 pub use files::Format;
 pub use tokenizer::{Bos, Tokenizer};
 

@@ -48,6 +48,9 @@ pub struct Provenance {
     /// The shards it was trained on: corpus, row counts, hash of their manifest.
     #[serde(default)]
     pub shards: serde_json::Value,
+    /// The stream it was trained on where there were no shards: what their manifest would say. Null otherwise.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub stream: serde_json::Value,
     /// The resolved configuration of the run.
     #[serde(default)]
     pub config: serde_json::Value,

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use crate::corpus::{Bos, ContextConfig, Specials, Tokenizer};
+use crate::corpus::{Bos, ContextConfig, Pack, Specials, Tokenizer};
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::host::HostModel;
-use crate::shard::{Column, Dtype, WriterOptions};
+use crate::shard::{split_of, Column, Dtype, Split, WriterOptions};
 
 /// Bytes per row besides the activations, after encoding: more than it usually takes.
 const ID_BYTES: usize = 12;
@@ -54,7 +54,8 @@ pub struct HarvestConfig {
     pub outlier_factor: f64,
     /// Rows whose median norm that is. They wait in memory until it is known.
     pub outlier_rows: usize,
-    /// Several documents in one context. Not there yet: `true` is refused.
+    /// Fill each context with as many documents as it takes; a document then attends to those before it in its context. Training and
+    /// held-out documents never share one.
     pub pack: bool,
     /// Rows per pair of shard files; a crash loses at most the work on one. `None`: 65,536 or 256 MiB.
     pub shard_rows: Option<u64>,
@@ -106,13 +107,6 @@ impl HarvestConfig {
         if self.hooks.is_empty() {
             let all = host.hook_points().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Err(config("hooks", "names no hook point".to_string(), &format!("name one or more of {all}")));
-        }
-        if self.pack {
-            return Err(Error::Unsupported {
-                by: "this version's harvest".to_string(),
-                what: "several documents in one context (`harvest.pack`)".to_string(),
-                instead: "leave it out: documents get contexts of their own".to_string(),
-            });
         }
         if self.context == 0 || self.context > info.n_context {
             let help = format!("{} takes 1 to {} tokens", info.name, info.n_context);
@@ -191,6 +185,10 @@ impl Plan {
             keep_first: self.keeps(MaskRule::First),
             vocab_size: info.vocab_size,
             specials,
+            pack: self.config.pack.then(|| {
+                let (seed, held_out) = (self.config.split_seed, self.config.held_out);
+                Pack::new(move |document| split_of(document, seed, held_out) == Split::HeldOut)
+            }),
         }
     }
 

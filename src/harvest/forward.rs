@@ -26,6 +26,8 @@ pub(super) struct BlockRows {
     pub columns: Vec<Vec<f32>>,
     /// Euclidean norm of each row per column, [n].
     pub norms: Vec<Vec<f64>>,
+    /// Places of the forward passes that held no token.
+    pub padding: u64,
     /// Where the next block begins.
     pub end: crate::corpus::Place,
 }
@@ -82,26 +84,28 @@ pub(super) fn run(host: &dyn HostModel, block: &Block, plan: &Plan, progress: &d
         token_id: Vec::with_capacity(n),
         columns: plan.columns.iter().map(|c| vec![0.0; n * c.width]).collect(),
         norms: plan.columns.iter().map(|_| vec![0.0; n]).collect(),
+        padding: 0,
         end: block.end,
     };
     for context in contexts {
-        for (i, (&id, &mask)) in context.ids.iter().zip(&context.masked).enumerate() {
-            let position = context.start + i as u32;
-            rows.tokens.push((context.doc_id, mask));
+        for ((&id, &mask), &(doc_id, position)) in context.ids.iter().zip(&context.masked).zip(&context.places) {
+            rows.tokens.push((doc_id, mask));
             rows.begins.push(position == 0);
             if mask == Mask::Keep {
-                rows.doc_id.push(context.doc_id);
+                rows.doc_id.push(doc_id);
                 rows.position.push(position);
                 rows.token_id.push(id);
             }
         }
     }
-    for pass in passes(contexts, plan.config.batch_tokens) {
+    let lengths: Vec<usize> = contexts.iter().map(|c| c.ids.len()).collect();
+    for pass in passes(&lengths, plan.config.batch_tokens) {
         if progress.is_cancelled() {
             return Err(Error::Interrupted { doing: "the harvest" });
         }
         let mut tap = Collect { points: &plan.points, found: vec![None; plan.points.len()] };
         host.forward(&tokens(contexts, &pass)?, &mut tap)?;
+        rows.padding += pass.iter().map(|&i| (lengths[pass[0]] - lengths[i]) as u64).sum::<u64>();
         for (c, x) in tap.found.into_iter().enumerate() {
             let x = x.ok_or_else(|| Error::UnknownHookPoint {
                 given: plan.columns[c].name.clone(),
@@ -115,14 +119,16 @@ pub(super) fn run(host: &dyn HostModel, block: &Block, plan: &Plan, progress: &d
     Ok(rows)
 }
 
-/// Groups contexts into passes of at most `most` tokens with padding: longest first, equal lengths in corpus order.
-fn passes(contexts: &[Context], most: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..contexts.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(contexts[i].ids.len()));
+/// Groups contexts of these lengths into forward passes of at most `most` tokens, padding included (a longer context goes alone):
+/// longest first, equal lengths in the order given, so that like lengths share a pass and little is padded. Each pass begins with its
+/// longest context. Depends on nothing but its arguments.
+pub fn passes(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(lengths[i]));
     let mut passes: Vec<Vec<usize>> = Vec::new();
     for i in order {
         match passes.last_mut() {
-            Some(pass) if (pass.len() + 1) * contexts[pass[0]].ids.len() <= most => pass.push(i),
+            Some(pass) if (pass.len() + 1) * lengths[pass[0]] <= most => pass.push(i),
             _ => passes.push(vec![i]),
         }
     }
@@ -179,10 +185,11 @@ fn gather(
             let sq = sum_sq(source);
             if !sq.is_finite() {
                 let count = source.iter().filter(|v| !v.is_finite()).count();
+                let (document, position) = context.places[token];
                 return Err(Error::NotFinite {
                     what: format!("`{}`", plan.columns[c].name),
                     count,
-                    place: format!("document {}, position {}", context.doc_id, context.start + token as u32),
+                    place: format!("document {document}, position {position}"),
                     help: "the host computes it: load it in f32, and check its weights".to_string(),
                 });
             }

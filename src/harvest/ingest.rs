@@ -136,7 +136,7 @@ pub fn ingest(config: &IngestConfig, out: &Path, mode: Mode, progress: &dyn Prog
     let identity = Identity { columns: columns.clone(), host: Value::Null, tokenizer: Value::Null, corpus, config: config_value };
     if let Start::Done(manifest) = folder::prepare(out, mode, &identity)? {
         progress.note(&format!("{} is complete: nothing to do", out.display()));
-        return Ok(HarvestReport::of(&manifest, out, None, 0.0));
+        return Ok(HarvestReport::of(&manifest, out, None, None, 0.0));
     }
     let bytes = total.saturating_mul((columns[0].width * config.dtype.bytes() + 4) as u64);
     let free = fs4::available_space(out).map_err(|e| Error::io("ask for free space of", out, e))?;
@@ -193,7 +193,7 @@ pub fn ingest(config: &IngestConfig, out: &Path, mode: Mode, progress: &dyn Prog
         shards: writer.entries().to_vec(),
     };
     manifest.save(out)?;
-    Ok(HarvestReport::of(&manifest, out, None, started.elapsed().as_secs_f64()))
+    Ok(HarvestReport::of(&manifest, out, None, None, started.elapsed().as_secs_f64()))
 }
 
 /// Gives rows the ids that the file does not.

@@ -29,12 +29,14 @@ pub struct HarvestReport {
     pub files: usize,
     /// Their size in bytes.
     pub bytes: u64,
+    /// Share of the forward passes that was padding; absent where this run made none.
+    pub padding_share: Option<f64>,
     /// Wall-clock seconds of this run.
     pub seconds: f64,
 }
 
 impl HarvestReport {
-    pub(super) fn of(manifest: &Manifest, out: &Path, rows_wanted: Option<u64>, seconds: f64) -> Self {
+    pub(super) fn of(manifest: &Manifest, out: &Path, rows_wanted: Option<u64>, padding_share: Option<f64>, seconds: f64) -> Self {
         Self {
             out: out.to_path_buf(),
             hooks: manifest.columns.iter().map(|c| c.column.name.clone()).collect(),
@@ -45,6 +47,7 @@ impl HarvestReport {
             masked: manifest.counts.masked.clone(),
             files: manifest.shards.len(),
             bytes: manifest.shards.iter().map(|s| s.bytes).sum(),
+            padding_share,
             seconds,
         }
     }
@@ -57,6 +60,9 @@ impl fmt::Display for HarvestReport {
         if !self.masked.is_empty() {
             let rules = self.masked.iter().map(|(rule, n)| format!("{rule} {n}")).collect::<Vec<_>>().join(", ");
             writeln!(f, "tokens read  {} (masked: {rules})", self.tokens)?;
+        }
+        if let Some(share) = self.padding_share {
+            writeln!(f, "padding      {:.1} % of the forward passes", 100.0 * share)?;
         }
         if let Some(wanted) = self.rows_wanted.filter(|&wanted| wanted > self.rows.of(None)) {
             writeln!(f, "the corpus ended early: {wanted} rows were asked for")?;

@@ -1,36 +1,47 @@
-//! Which rows are written: token rules, the outlier rule, the split, the count.
+//! Which rows leave a harvest: token rules, the outlier rule, the split, the count. The same for shards and for a stream.
+
+use std::collections::VecDeque;
 
 use super::config::{MaskRule, Plan, Thresholds};
 use super::forward::BlockRows;
-use super::state::State;
 use super::timing::Timing;
-use super::write::Writer;
-use crate::corpus::Mask;
-use crate::error::Result;
+use crate::corpus::{Mask, Place};
 use crate::shard::{split_of, Counts, Rows, Split};
 
-/// Takes blocks in order and hands rows to the writer.
-pub(super) struct Rower<'a> {
+/// The rows of a block that are left, and what was counted up to its end.
+pub(super) struct Chosen {
+    /// Training rows and held-out rows, each in corpus order.
+    pub rows: [Rows; 2],
+    /// Where the next block begins.
+    pub end: Place,
+    /// Everything counted up to there.
+    pub counts: Counts,
+    /// The clock when the block came.
+    pub timing: Timing,
+}
+
+/// Takes blocks in order and gives them back as the rows that are left, as soon as the thresholds are known.
+pub(super) struct Chooser<'a> {
     plan: &'a Plan,
     counts: Counts,
     thresholds: Option<Thresholds>,
     /// Blocks that wait for the thresholds, with the timing when they came.
-    waiting: Vec<(BlockRows, Timing)>,
+    waiting: VecDeque<(BlockRows, Timing)>,
     waiting_rows: usize,
-    /// Rows handed to the writer since the last seal.
-    open_rows: u64,
+    /// No block comes any more.
+    ended: bool,
     full: bool,
 }
 
-impl<'a> Rower<'a> {
-    /// At the beginning, or after a sealed shard.
-    pub fn new(plan: &'a Plan, resumed: Option<(Counts, Option<Thresholds>)>) -> Self {
-        let (mut counts, thresholds) = resumed.unwrap_or_default();
+impl<'a> Chooser<'a> {
+    /// At the beginning, or where counts and thresholds were these.
+    pub fn new(plan: &'a Plan, so_far: Option<(Counts, Option<Thresholds>)>) -> Self {
+        let (mut counts, thresholds) = so_far.unwrap_or_default();
         for rule in ["drop_bos", "special", "first", "outlier"] {
             counts.masked.entry(rule.to_string()).or_insert(0);
         }
         let full = plan.config.n_tokens.is_some_and(|n| counts.rows.of(None) >= n);
-        Self { plan, counts, thresholds, waiting: Vec::new(), waiting_rows: 0, open_rows: 0, full }
+        Self { plan, counts, thresholds, waiting: VecDeque::new(), waiting_rows: 0, ended: false, full }
     }
 
     /// What was counted so far.
@@ -43,55 +54,49 @@ impl<'a> Rower<'a> {
         self.thresholds.as_ref()
     }
 
-    /// Takes a block. Returns whether all wanted rows are written.
-    ///
-    /// # Errors
-    /// When the writer failed.
-    pub fn take(&mut self, block: BlockRows, writer: &Writer, timing: &Timing) -> Result<bool> {
-        if self.full {
-            return Ok(true);
+    /// Are all wanted rows chosen?
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Takes a block.
+    pub fn push(&mut self, block: BlockRows, timing: &Timing) {
+        self.waiting_rows += block.kept();
+        self.waiting.push_back((block, timing.clone()));
+    }
+
+    /// The corpus is at its end: what waits for thresholds waits no longer.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// The rows of the next block, if the thresholds are known by now.
+    pub fn pop(&mut self) -> Option<Chosen> {
+        if self.full || self.waiting.is_empty() {
+            return None;
         }
         if self.thresholds.is_none() && !self.plan.keeps(MaskRule::Outlier) {
-            self.waiting_rows += block.kept();
-            self.waiting.push((block, timing.clone()));
             let rows = self.plan.config.outlier_rows;
             let enough = self.plan.config.n_tokens.map_or(rows, |n| rows.min(n as usize));
-            if self.waiting_rows >= enough {
-                self.decide(writer)?;
+            if self.waiting_rows < enough && !self.ended {
+                return None;
             }
-        } else {
-            self.write(block, writer, timing)?;
+            self.decide();
         }
-        Ok(self.full)
+        let (block, timing) = self.waiting.pop_front()?;
+        Some(self.choose(&block, timing))
     }
 
-    /// The corpus is at its end, or enough rows are written.
-    ///
-    /// # Errors
-    /// When the writer failed.
-    pub fn finish(&mut self, writer: &Writer) -> Result<()> {
-        self.decide(writer)
-    }
-
-    /// Decides the thresholds on the first rows, and writes the blocks that waited for them.
-    fn decide(&mut self, writer: &Writer) -> Result<()> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
+    /// Decides the thresholds on the first rows.
+    fn decide(&mut self) {
         let first =
             |c: usize| self.waiting.iter().flat_map(|(b, _)| b.norms[c].iter().copied()).take(self.plan.config.outlier_rows).collect();
         let norms: Vec<Vec<f64>> = (0..self.plan.columns.len()).map(first).collect();
         self.thresholds = Some(Thresholds::decide(&self.plan.columns, &norms, self.plan.config.outlier_factor));
-        for (block, timing) in std::mem::take(&mut self.waiting) {
-            if !self.full {
-                self.write(block, writer, &timing)?;
-            }
-        }
-        Ok(())
     }
 
-    /// Counts every token up to the last wanted row, and sends the rows.
-    fn write(&mut self, block: BlockRows, writer: &Writer, timing: &Timing) -> Result<()> {
+    /// Counts every token up to the last wanted row, and copies the rows that are left.
+    fn choose(&mut self, block: &BlockRows, timing: Timing) -> Chosen {
         let columns = &self.plan.columns;
         let limits: Option<Vec<f64>> = self.thresholds.as_ref().map(|t| columns.iter().map(|c| t.limit[&c.name]).collect());
         let is_outlier = |row: usize| limits.as_ref().is_some_and(|l| l.iter().zip(&block.norms).any(|(limit, norms)| norms[row] > *limit));
@@ -121,7 +126,6 @@ impl<'a> Rower<'a> {
                         to.extend_from_slice(&from[row * column.width..(row + 1) * column.width]);
                     }
                     self.counts.rows.add(split, 1);
-                    self.open_rows += 1;
                 }
             }
             row += usize::from(mask == Mask::Keep);
@@ -130,16 +134,12 @@ impl<'a> Rower<'a> {
                 break;
             }
         }
-        for (split, rows) in Split::ALL.into_iter().zip(out) {
-            if !rows.doc_id.is_empty() {
-                writer.rows(split, rows)?;
-            }
-        }
-        if self.open_rows >= self.plan.config.shard_rows.unwrap_or(u64::MAX) {
-            self.open_rows = 0;
-            let timing = Timing { tokens: self.counts.tokens, ..timing.clone() };
-            writer.seal(State::parts(block.end, self.counts.clone(), self.thresholds.as_ref(), &timing))?;
-        }
-        Ok(())
+        Chosen { rows: out, end: block.end, counts: self.counts.clone(), timing }
     }
+}
+
+/// The split whose rows stand at an index of [`Chosen::rows`].
+pub(super) fn splits() -> [Split; 2] {
+    debug_assert!(Split::Train as usize == 0 && Split::HeldOut as usize == 1);
+    Split::ALL
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
 
-use super::config::Thresholds;
+use super::config::{Plan, Thresholds};
 use super::timing::Timing;
-use crate::corpus::Place;
+use crate::corpus::{Corpus, Place, Tokenizer};
 use crate::error::{Error, Result};
+use crate::host::HostModel;
 use crate::shard::{write_json, Column, ColumnEntry, Counts, ShardEntry, ShardWriter, WriterState};
 
 /// Name of the file.
@@ -29,6 +30,21 @@ pub(super) struct Identity {
 const SPELLING: [&str; 2] = ["config.corpus.source", "host.name"];
 
 impl Identity {
+    /// Of this harvest. Reads every file of the corpus once.
+    ///
+    /// # Errors
+    /// When a file of the corpus cannot be read.
+    pub fn of(host: &dyn HostModel, corpus: &Corpus, tokenizer: Option<&Tokenizer>, plan: &Plan) -> Result<Self> {
+        Ok(Self {
+            columns: plan.columns.clone(),
+            host: super::to_value(host.info())?,
+            tokenizer: tokenizer
+                .map_or(Value::Null, |t| json!({ "sha256": t.sha256(), "bos_token_id": t.bos(), "vocab_size": t.vocab_size() })),
+            corpus: corpus.provenance()?,
+            config: json!({ "harvest": super::to_value(&plan.config)?, "corpus": super::to_value(corpus.config())? }),
+        })
+    }
+
     /// A hash of all of it, hex: the manifest's id.
     ///
     /// # Errors

@@ -20,23 +20,36 @@ pub(super) struct Timing {
     pub forward_seconds: f64,
     /// In the whole loop.
     pub seconds: f64,
-    /// Tokens that went through.
+    /// Tokens that were counted.
     pub tokens: u64,
+    /// Tokens that went through the host; the last block may hold more than were wanted.
+    #[serde(default)]
+    pub forward_tokens: u64,
+    /// Places of the forward passes that held no token: contexts of unlike length shared a pass.
+    #[serde(default)]
+    pub padding: u64,
 }
 
 impl Timing {
-    /// Writes the table: stage, seconds, tokens, tokens_per_s.
+    /// The share of the forward passes that was padding; `None` where no pass was run.
+    pub fn padding_share(&self) -> Option<f64> {
+        let places = self.forward_tokens + self.padding;
+        (places > 0).then(|| self.padding as f64 / places as f64)
+    }
+
+    /// Writes the table: stage, seconds, tokens, tokens_per_s, padding (tokens).
     ///
     /// # Errors
     /// When the folder cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let stages = [("forward", self.forward_seconds), ("harvest", self.seconds)];
-        let rate = |seconds: f64| if seconds > 0.0 { self.tokens as f64 / seconds } else { 0.0 };
-        let columns: [(&str, ArrayRef); 4] = [
+        let stages = [("forward", self.forward_seconds, self.forward_tokens, self.padding), ("harvest", self.seconds, self.tokens, 0)];
+        let rate = |seconds: f64, tokens: u64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        let columns: [(&str, ArrayRef); 5] = [
             ("stage", Arc::new(StringArray::from_iter_values(stages.iter().map(|s| s.0)))),
             ("seconds", Arc::new(Float64Array::from_iter_values(stages.iter().map(|s| s.1)))),
-            ("tokens", Arc::new(UInt64Array::from_value(self.tokens, stages.len()))),
-            ("tokens_per_s", Arc::new(Float64Array::from_iter_values(stages.iter().map(|s| rate(s.1))))),
+            ("tokens", Arc::new(UInt64Array::from_iter_values(stages.iter().map(|s| s.2)))),
+            ("tokens_per_s", Arc::new(Float64Array::from_iter_values(stages.iter().map(|s| rate(s.1, s.2))))),
+            ("padding", Arc::new(UInt64Array::from_iter_values(stages.iter().map(|s| s.3)))),
         ];
         let path = dir.join(TIMING_FILE);
         let partial = dir.join(format!("{TIMING_FILE}.partial"));

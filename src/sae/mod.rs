@@ -113,7 +113,8 @@ pub trait Learner: Send {
     fn finish(&self, scale: f64) -> Result<Dictionary>;
 }
 
-/// A learner at its start. `rows` `[m, d_in]` are normalised rows for initialisation; `seed` feeds only the "init" stream.
+/// A learner at its start. `rows` `[m, d_in]` are normalised rows for initialisation; `seed` feeds only the "init" stream. What rows
+/// decide must be in the coder, which a checkpoint restores: a resumed run passes another row here.
 ///
 /// # Errors
 /// A configuration that was not resolved, or impossible settings.

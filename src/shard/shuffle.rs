@@ -156,6 +156,11 @@ impl Shuffled {
         self.width
     }
 
+    /// Mean squared norm of the column's training rows, as the manifest has it; 0 when there are none.
+    pub fn mean_sq_norm(&self) -> f64 {
+        self.shards.manifest().columns[self.column].mean_sq_norm
+    }
+
     /// Passes over the data that are complete.
     pub fn epoch(&self) -> u64 {
         self.cursor.epoch

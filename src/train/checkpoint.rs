@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::log::Window;
 use super::optim::Optimizer;
+use super::source::Cursor;
 use crate::artefact;
 use crate::error::{Error, Result};
 use crate::kernels::{self, Coder};
 use crate::sae::Learner;
-use crate::shard::Cursor;
 
 const FILE: &str = "checkpoint.safetensors";
 const VERSION: u32 = 1;

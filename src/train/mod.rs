@@ -20,7 +20,7 @@ pub use normalize::scale_for;
 pub use optim::Optimizer;
 pub use run::{train, Member, Mode, TrainReport, TrainedMember};
 pub use schedule::Schedule;
-pub use source::RowSource;
+pub use source::{Cursor, Forward, RowSource, SourceReport};
 
 /// The `[train]` table. Learning rates are for rows of mean squared norm `d_in`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,7 +54,8 @@ pub struct TrainConfig {
     pub log_every_steps: u64,
     /// Seconds of wall clock between checkpoints.
     pub checkpoint_seconds: f64,
-    /// Bytes of rows held for shuffling; all rows that fit are shuffled perfectly, more are shuffled window by window.
+    /// Bytes of rows held for shuffling: all rows that fit are shuffled perfectly, more are shuffled window by window. Shards take
+    /// them twice, for a window is read ahead. From a host this is the mixing buffer.
     pub shuffle_bytes: u64,
 }
 

@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::checkpoint::{self, Loaded, MemberState, State};
 use super::log::{self, LogFile, LogRecord, Window};
-use super::source::normalised;
-use super::{Optimizer, RowSource, Schedule, TrainConfig};
+use super::source::{normalised, Cursor, Forward, SourceReport};
+use super::{scale_for, Optimizer, RowSource, Schedule, TrainConfig};
 use crate::artefact;
 pub use crate::artefact::Mode;
 use crate::dictionary::Provenance;
@@ -51,6 +51,8 @@ pub struct TrainReport {
     pub seconds: f64,
     /// Rows per second of that share, all members together counting once.
     pub tokens_per_s: f64,
+    /// What of it the host did; absent where the rows came from shards.
+    pub forward: Option<Forward>,
     /// Was everything there already?
     pub was_complete: bool,
 }
@@ -77,7 +79,12 @@ impl fmt::Display for TrainReport {
         if self.was_complete {
             writeln!(f, "already complete; nothing was done")?;
         } else {
-            writeln!(f, "{} steps, {} tokens, {:.1} s ({:.0} tokens/s)", self.steps, self.tokens, self.seconds, self.tokens_per_s)?;
+            write!(f, "{} steps, {} tokens, {:.1} s ({:.0} tokens/s)", self.steps, self.tokens, self.seconds, self.tokens_per_s)?;
+            if let Some(forward) = &self.forward {
+                let (share, padding) = (100.0 * forward.seconds / self.seconds, 100.0 * forward.padding_share);
+                write!(f, ", {share:.0} % of it in the host's forward passes ({padding:.1} % padding)")?;
+            }
+            writeln!(f)?;
         }
         let wide = self.members.iter().map(|m| m.name.len()).max().unwrap_or(0).max(10);
         writeln!(f, "{:<wide$}  {:>7}  {:>8}  {:>9}  {:>7}  {:>6}  folder", "dictionary", "d_sae", "lr", "train FVU", "L0", "dead")?;
@@ -111,18 +118,12 @@ struct Running {
     window: Window,
 }
 
-/// Trains all members from one pass over `source`. `scale` normalises the rows (see [`super::scale_for`]); `root` holds the checkpoint.
+/// Trains all members from one pass over `source`, whose rows are scaled to mean squared norm `d_in` (see [`super::scale_for`]); `root`
+/// holds the checkpoint.
 ///
 /// # Errors
 /// Impossible sweeps, damaged data, divergence (named by step; nothing of the bad step is applied), interruption.
-pub fn train(
-    members: Vec<Member>,
-    source: &mut dyn RowSource,
-    scale: f64,
-    root: &Path,
-    mode: Mode,
-    progress: &dyn Progress,
-) -> Result<TrainReport> {
+pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode: Mode, progress: &dyn Progress) -> Result<TrainReport> {
     let shared = shared_settings(&members)?;
     prepare(&members, root, mode)?;
     if mode == Mode::Resume && members.iter().all(|m| m.dir.join("dictionary.json").is_file()) && !checkpoint::exists(root) {
@@ -130,7 +131,6 @@ pub fn train(
     }
     let started = Instant::now();
     let d_in = source.width();
-    let rows = initial_rows(source, &shared, d_in, scale)?;
     let resumed = if mode == Mode::Resume && checkpoint::exists(root) { Some(Loaded::read(root)?) } else { None };
     if let Some(loaded) = resumed.as_ref().filter(|l| l.state.members.len() != members.len()) {
         let names: Vec<&str> = loaded.state.members.iter().map(|m| m.name.as_str()).collect();
@@ -139,6 +139,13 @@ pub fn train(
             "resume with the sweep that was started, or choose another --out",
         ));
     }
+    let start = resumed.as_ref().map_or_else(Cursor::default, |r| r.state.cursor.clone());
+    source.seek(&start)?;
+    let scale = scale_for(source.mean_sq_norm()?, d_in)?;
+    // A checkpoint overwrites all that rows decide: then one row is enough, and it is at hand, whatever the window.
+    let n_rows = if resumed.is_some() { 1 } else { shared.init_rows.min(shared.n_tokens as usize).max(1) };
+    let rows = initial_rows(source, n_rows, d_in, scale)?;
+    source.seek(&start)?;
     for member in &members {
         // It says that the rest is whole, which from here on it is not.
         remove(&member.dir.join("dictionary.json"))?;
@@ -161,10 +168,6 @@ pub fn train(
     }
     drop(rows);
     let first_step = resumed.as_ref().map_or(0, |r| r.state.step);
-    match &resumed {
-        Some(loaded) => source.seek(&loaded.state.cursor)?,
-        None => source.seek(&Default::default())?,
-    }
     drop(resumed);
 
     let (n_steps, batch) = (shared.n_steps(), shared.batch as u64);
@@ -172,7 +175,15 @@ pub fn train(
     progress.advance(first_step * batch);
     let mut last_save = Instant::now();
     for step in first_step + 1..=n_steps {
-        let (x, spread) = normalised(source.next_rows(shared.batch)?, d_in, scale)?;
+        let before = source.cursor();
+        let rows = match source.next_rows(shared.batch) {
+            Err(Error::Interrupted { .. }) => {
+                save(root, step - 1, before, &running)?;
+                return Err(Error::Interrupted { doing: "training" });
+            }
+            rows => rows?,
+        };
+        let (x, spread) = normalised(rows, d_in, scale)?;
         for r in &mut running {
             learn(r, &x, spread, step, step * batch, source.epoch())?;
         }
@@ -182,7 +193,7 @@ pub fn train(
         }
         let stop = progress.is_cancelled();
         if step < n_steps && (stop || last_save.elapsed().as_secs_f64() >= shared.checkpoint_seconds) {
-            save(root, step, source, &running)?;
+            save(root, step, source.cursor(), &running)?;
             last_save = Instant::now();
         }
         if stop && step < n_steps {
@@ -191,8 +202,9 @@ pub fn train(
     }
     progress.end();
     let seconds = started.elapsed().as_secs_f64();
+    let told = source.report()?;
     for r in &running {
-        finish(r, scale, n_steps, seconds)?;
+        finish(r, scale, n_steps, seconds, &told)?;
     }
     checkpoint::remove(root)?;
     let tokens = n_steps * batch;
@@ -203,6 +215,7 @@ pub fn train(
         tokens,
         seconds,
         tokens_per_s: here as f64 / seconds,
+        forward: told.forward,
         was_complete: false,
     })
 }
@@ -227,7 +240,7 @@ fn learn(r: &mut Running, x: &Tensor, spread: f64, step: u64, tokens: u64, epoch
     Ok(())
 }
 
-fn save(root: &Path, step: u64, source: &dyn RowSource, running: &[Running]) -> Result<()> {
+fn save(root: &Path, step: u64, cursor: Cursor, running: &[Running]) -> Result<()> {
     let members = running
         .iter()
         .map(|r| {
@@ -235,20 +248,22 @@ fn save(root: &Path, step: u64, source: &dyn RowSource, running: &[Running]) -> 
             Ok(MemberState { name: r.member.name.clone(), log_len: r.log.len, window: r.window.clone() })
         })
         .collect::<Result<_>>()?;
-    let state = State::new(step, source.cursor(), members);
+    let state = State::new(step, cursor, members);
     checkpoint::save(root, &state, running.iter().map(|r| (r.member.name.as_str(), r.learner.as_ref(), &r.optimizer)))
 }
 
 /// Everything of a member but `dictionary.json` first: that file says that the rest is whole.
-fn finish(r: &Running, scale: f64, steps: u64, seconds: f64) -> Result<()> {
+fn finish(r: &Running, scale: f64, steps: u64, seconds: f64, told: &SourceReport) -> Result<()> {
     let dir = &r.member.dir;
     log::to_parquet(dir)?;
     let tokens = steps * r.member.train.batch as u64;
+    let mut stages = vec![("train", seconds, tokens)];
+    stages.extend(told.forward.map(|f| ("forward", f.seconds, f.tokens)));
     let columns: Vec<(&str, ArrayRef, bool)> = vec![
-        ("stage", Arc::new(StringArray::from(vec!["train"])), false),
-        ("tokens", Arc::new(UInt64Array::from(vec![tokens])), false),
-        ("seconds", Arc::new(Float64Array::from(vec![seconds])), false),
-        ("tokens_per_s", Arc::new(Float64Array::from(vec![tokens as f64 / seconds])), false),
+        ("stage", Arc::new(StringArray::from_iter_values(stages.iter().map(|s| s.0))), false),
+        ("tokens", Arc::new(UInt64Array::from_iter_values(stages.iter().map(|s| s.2))), false),
+        ("seconds", Arc::new(Float64Array::from_iter_values(stages.iter().map(|s| s.1))), false),
+        ("tokens_per_s", Arc::new(Float64Array::from_iter_values(stages.iter().map(|s| s.2 as f64 / s.1.max(1e-9)))), false),
     ];
     log::write_table(&dir.join("timing.parquet"), columns.into_iter())?;
     let mut dictionary = r.learner.finish(scale)?;
@@ -261,6 +276,7 @@ fn finish(r: &Running, scale: f64, steps: u64, seconds: f64) -> Result<()> {
             "tokens": tokens, "steps": steps, "scale": scale,
             "dead": silence.n_dead(), "dead_after_tokens": silence.dead_after_tokens,
         }),
+        stream: told.stream.clone(),
         ..r.member.provenance.clone()
     };
     dictionary.save(dir)
@@ -287,6 +303,7 @@ fn complete_report(members: &[Member], shared: &TrainConfig) -> Result<TrainRepo
         tokens: shared.n_steps() * shared.batch as u64,
         seconds: 0.0,
         tokens_per_s: 0.0,
+        forward: None,
         was_complete: true,
     })
 }
@@ -299,7 +316,7 @@ fn shared_settings(members: &[Member]) -> Result<TrainConfig> {
         if (a.batch, a.n_tokens, a.data_seed, a.init_rows) != (b.batch, b.n_tokens, b.data_seed, b.init_rows) {
             return Err(Error::request(
                 format!("`{}` and `{}` do not share batch, n_tokens, data_seed and init_rows", first.name, m.name),
-                "one pass over the shards trains members that see the same batches; run them apart",
+                "one pass over the rows trains members that see the same batches; run them apart",
             ));
         }
     }
@@ -385,10 +402,9 @@ fn earlier_members(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The first rows of the stream, normalised, for initialisation; the stream is rewound by the caller's seek.
-fn initial_rows(source: &mut dyn RowSource, config: &TrainConfig, d_in: usize, scale: f64) -> Result<Tensor> {
-    source.seek(&Default::default())?;
-    let (mut left, mut parts) = (config.init_rows.min(config.n_tokens as usize).max(1), Vec::new());
+/// The next `n` rows of the source, normalised, for initialisation; the caller seeks back.
+fn initial_rows(source: &mut dyn RowSource, n: usize, d_in: usize, scale: f64) -> Result<Tensor> {
+    let (mut left, mut parts) = (n, Vec::new());
     while left > 0 {
         let n = left.min(4096);
         parts.push(normalised(source.next_rows(n)?, d_in, scale)?.0);

@@ -1,9 +1,52 @@
-//! Where training rows come from: shards today, a streaming host by the same trait.
+//! Where training rows come from: shards, or a host that streams them. Both are sources by the same trait.
 
 use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::shard::{Batch, Cursor, Shuffled};
+use crate::shard::{self, Batch, Shuffled};
+
+/// A place in an endless sequence of rows. The default is the beginning.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// Passes over the data that are complete.
+    pub epoch: u64,
+    /// Window of the epoch: rows are shuffled window by window.
+    pub window: u64,
+    /// Rows of the window that were handed out.
+    pub offset: u64,
+    /// What else the source needs to find the window again: the source's own, null where three numbers are enough.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub source: Value,
+}
+
+impl From<shard::Cursor> for Cursor {
+    fn from(c: shard::Cursor) -> Self {
+        Self { epoch: c.epoch, window: c.window, offset: c.offset, source: Value::Null }
+    }
+}
+
+/// What a source knows of itself after a run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SourceReport {
+    /// Provenance of streamed rows, for the dictionary; null where a manifest has it.
+    pub stream: Value,
+    /// The host's share of the work; `None` where rows came from shards.
+    pub forward: Option<Forward>,
+}
+
+/// A host's forward passes, as far as this process ran them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Forward {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Tokens that went through, masked and held-out ones included.
+    pub tokens: u64,
+    /// Share of the passes that was padding.
+    pub padding_share: f64,
+}
 
 /// An endless, seeded, seekable stream of rows.
 pub trait RowSource {
@@ -12,7 +55,7 @@ pub trait RowSource {
     /// The next `n` rows; epochs wrap.
     ///
     /// # Errors
-    /// Damaged or vanished shards.
+    /// Damaged or vanished data, [`Error::Interrupted`]. Where the source then stands is undefined: seek.
     fn next_rows(&mut self, n: usize) -> Result<Batch>;
     /// Where the next row comes from.
     fn cursor(&self) -> Cursor;
@@ -23,6 +66,18 @@ pub trait RowSource {
     fn seek(&mut self, cursor: &Cursor) -> Result<()>;
     /// Passes over the data that are complete.
     fn epoch(&self) -> u64;
+    /// Mean squared norm of the training rows, or of enough of them to normalise by: the same for a whole run, whatever the cursor.
+    ///
+    /// # Errors
+    /// As `next_rows`.
+    fn mean_sq_norm(&mut self) -> Result<f64>;
+    /// What is known after a run.
+    ///
+    /// # Errors
+    /// Never in practice: provenance that is no JSON.
+    fn report(&self) -> Result<SourceReport> {
+        Ok(SourceReport::default())
+    }
 }
 
 impl RowSource for Shuffled {
@@ -35,15 +90,25 @@ impl RowSource for Shuffled {
     }
 
     fn cursor(&self) -> Cursor {
-        Shuffled::cursor(self)
+        Shuffled::cursor(self).into()
     }
 
     fn seek(&mut self, cursor: &Cursor) -> Result<()> {
-        Shuffled::seek(self, cursor)
+        if !cursor.source.is_null() {
+            return Err(Error::request(
+                "the checkpoint is of a run that streamed its rows from a host",
+                "resume with the --model and --corpus that started the run, or choose another --out",
+            ));
+        }
+        Shuffled::seek(self, &shard::Cursor { epoch: cursor.epoch, window: cursor.window, offset: cursor.offset })
     }
 
     fn epoch(&self) -> u64 {
         Shuffled::epoch(self)
+    }
+
+    fn mean_sq_norm(&mut self) -> Result<f64> {
+        Ok(Shuffled::mean_sq_norm(self))
     }
 }
 

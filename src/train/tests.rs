@@ -9,7 +9,7 @@ use crate::kernels::dot;
 use crate::progress::Silent;
 use crate::rng::Rng;
 use crate::sae::{SaeConfig, TopKConfig};
-use crate::shard::{Batch, Cursor};
+use crate::shard::Batch;
 use crate::Progress;
 
 const D: usize = 16;
@@ -19,6 +19,8 @@ const ATOMS: usize = 24;
 struct Planted {
     atoms: Vec<Vec<f32>>,
     at: u64,
+    /// What makes the rows' scale this.
+    scale: f64,
 }
 
 impl Planted {
@@ -31,7 +33,7 @@ impl Planted {
                 v.into_iter().map(|x| x / norm).collect()
             })
             .collect();
-        Self { atoms, at: 0 }
+        Self { atoms, at: 0, scale: 1.0 }
     }
 }
 
@@ -65,6 +67,10 @@ impl RowSource for Planted {
 
     fn epoch(&self) -> u64 {
         0
+    }
+
+    fn mean_sq_norm(&mut self) -> Result<f64> {
+        Ok(D as f64 / (self.scale * self.scale))
     }
 }
 
@@ -101,12 +107,12 @@ fn a_planted_dictionary_is_learned() {
         let x = candle_core::Tensor::from_vec(source.next_rows(512).unwrap().x, (512, D), &candle_core::Device::Cpu).unwrap();
         recovery(&crate::sae::build(&m.sae, &x, 0).unwrap().finish(1.0).unwrap(), &source.atoms)
     };
-    let report = train(vec![member(dir.path(), 2, 0, 300_000, 1e9)], &mut source, 1.0, dir.path(), Mode::Fresh, &Silent).unwrap();
+    let report = train(vec![member(dir.path(), 2, 0, 300_000, 1e9)], &mut source, dir.path(), Mode::Fresh, &Silent).unwrap();
     let found = recovery(&Dictionary::load(&report.members[0].dictionary).unwrap(), &source.atoms);
     assert!(found > 0.95 && found > before + 0.2, "{before} -> {found}, {:?}", report.members[0].last);
     assert!(report.members[0].last.fvu < 0.1);
     assert!(report.members[0].last.l0 <= 2.0);
-    assert!(train(vec![member(dir.path(), 2, 0, 1280, 1e9)], &mut source, 1.0, dir.path(), Mode::Fresh, &Silent).is_err(), "folder in use");
+    assert!(train(vec![member(dir.path(), 2, 0, 1280, 1e9)], &mut source, dir.path(), Mode::Fresh, &Silent).is_err(), "folder in use");
 }
 
 /// Cancels after so many batches.
@@ -128,11 +134,15 @@ fn bytes_of(root: &Path) -> Vec<(String, Vec<u8>)> {
     all
 }
 
+fn scaled() -> Planted {
+    Planted { scale: 1.5, ..Planted::new() }
+}
+
 #[test]
 fn an_interrupted_sweep_ends_in_the_same_bytes() {
     let sweep = |root: &Path, seconds| vec![member(root, 2, 0, 6000, seconds), member(root, 3, 1, 6000, seconds)];
     let whole = tempfile::tempdir().unwrap();
-    train(sweep(whole.path(), 1e9), &mut Planted::new(), 1.5, whole.path(), Mode::Fresh, &Silent).unwrap();
+    train(sweep(whole.path(), 1e9), &mut scaled(), whole.path(), Mode::Fresh, &Silent).unwrap();
     let want = bytes_of(whole.path());
 
     let cut = tempfile::tempdir().unwrap();
@@ -140,7 +150,7 @@ fn an_interrupted_sweep_ends_in_the_same_bytes() {
     let mut stops = 0;
     loop {
         // Checkpoints after every step (0 seconds), interruptions every few.
-        match train(sweep(cut.path(), 0.0), &mut Planted::new(), 1.5, cut.path(), mode, &StopAfter(AtomicU64::new(5))) {
+        match train(sweep(cut.path(), 0.0), &mut scaled(), cut.path(), mode, &StopAfter(AtomicU64::new(5))) {
             Ok(_) => break,
             Err(Error::Interrupted { .. }) => stops += 1,
             Err(e) => panic!("{e}"),
@@ -161,16 +171,16 @@ fn an_interrupted_sweep_ends_in_the_same_bytes() {
     }
     // A sweep resumes whole: leaving a member out would lose its state.
     let half = tempfile::tempdir().unwrap();
-    let stopped = train(sweep(half.path(), 0.0), &mut Planted::new(), 1.5, half.path(), Mode::Fresh, &StopAfter(AtomicU64::new(5)));
+    let stopped = train(sweep(half.path(), 0.0), &mut scaled(), half.path(), Mode::Fresh, &StopAfter(AtomicU64::new(5)));
     assert!(matches!(stopped, Err(Error::Interrupted { .. })));
     let fewer = sweep(half.path(), 0.0).into_iter().take(1).collect();
-    let error = train(fewer, &mut Planted::new(), 1.5, half.path(), Mode::Resume, &Silent).unwrap_err();
+    let error = train(fewer, &mut scaled(), half.path(), Mode::Resume, &Silent).unwrap_err();
     assert!(error.to_string().contains("k3-s1"), "{error}");
     // Overwriting with a smaller sweep leaves nothing of the larger one.
-    train(sweep(half.path(), 1e9).into_iter().take(1).collect(), &mut Planted::new(), 1.5, half.path(), Mode::Overwrite, &Silent).unwrap();
+    train(sweep(half.path(), 1e9).into_iter().take(1).collect(), &mut scaled(), half.path(), Mode::Overwrite, &Silent).unwrap();
     assert!(half.path().join("k2-s0").is_dir() && !half.path().join("k3-s1").exists());
     // Complete: resuming does nothing.
-    assert!(train(sweep(cut.path(), 0.0), &mut Planted::new(), 1.5, cut.path(), Mode::Resume, &Silent).unwrap().was_complete);
+    assert!(train(sweep(cut.path(), 0.0), &mut scaled(), cut.path(), Mode::Resume, &Silent).unwrap().was_complete);
 }
 
 #[test]
@@ -198,10 +208,12 @@ fn bad_rows_and_divergence_stop_the_run() {
         fn epoch(&self) -> u64 {
             0
         }
+        fn mean_sq_norm(&mut self) -> Result<f64> {
+            self.0.mean_sq_norm()
+        }
     }
     let dir = tempfile::tempdir().unwrap();
-    let error =
-        train(vec![member(dir.path(), 2, 0, 6000, 1e9)], &mut Bad(Planted::new()), 1.0, dir.path(), Mode::Fresh, &Silent).unwrap_err();
+    let error = train(vec![member(dir.path(), 2, 0, 6000, 1e9)], &mut Bad(Planted::new()), dir.path(), Mode::Fresh, &Silent).unwrap_err();
     assert!(error.to_string().contains("document 5, position 9"), "{error}");
     assert!(!dir.path().join("k2-s0/dictionary.json").exists());
 
@@ -209,7 +221,7 @@ fn bad_rows_and_divergence_stop_the_run() {
     let mut m = member(dir.path(), 2, 0, 20_000, 1e9);
     m.train.lr = 1e30;
     m.train.warmup_fraction = 0.0;
-    let error = train(vec![m], &mut Planted::new(), 1.0, dir.path(), Mode::Fresh, &Silent).unwrap_err();
+    let error = train(vec![m], &mut Planted::new(), dir.path(), Mode::Fresh, &Silent).unwrap_err();
     assert!(error.to_string().contains("at step") && error.exit_code() == 3, "{error}");
 }
 

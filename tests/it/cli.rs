@@ -74,6 +74,96 @@ fn the_path_from_corpus_to_charts() {
 }
 
 #[test]
+fn a_dictionary_straight_from_a_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let base = ["train", "--model", "fable", "--corpus", "fable", "--hook", HOOK, "--d-sae", "96", "--batch", "256", "--n-tokens", "6_000"];
+    let with = |extra: &[&'static str]| base.iter().chain(extra).copied().collect::<Vec<_>>();
+    let read = |folder: &str, file: &str| std::fs::read(dir.join(folder).join(file)).unwrap();
+    let same = |a: &str, b: &str| {
+        let files = ["dictionary.json", "dictionary.safetensors", "log.jsonl", "log.parquet", "config.toml"];
+        assert!(files.iter().all(|f| read(a, f) == read(b, f)), "{a} and {b} differ");
+    };
+    let json = done(dir, &with(&["--k", "4,8", "--held-out", "0.2", "--context", "64", "--out", "runs", "--json", "--threads", "2"]));
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((report["members"].as_array().unwrap().len(), report["steps"].as_u64()), (2, Some(24)));
+    assert!(report["forward"]["seconds"].as_f64().unwrap() > 0.0);
+    // The run file beside a dictionary runs as it is; a run file with both sources leaves the choice to flags.
+    done(dir, &["train", "--config", "runs/k8-d96-s0/config.toml", "--out", "again", "--threads", "1"]);
+    same("again", "runs/k8-d96-s0");
+    let told: serde_json::Value = serde_json::from_slice(&read("again", "dictionary.json")).unwrap();
+    let stream = &told["provenance"]["stream"];
+    assert_eq!(stream["config"]["harvest"]["context"], 64);
+    assert_eq!(stream["counts"]["masked"]["special"], stream["counts"]["documents"]);
+    assert_eq!(told["provenance"]["host"]["name"], "fable");
+    // The same split of the same corpus: rows that were never trained on.
+    let shards = ["--held-out", "0.2", "--context", "64", "--n-tokens", "3000", "--out", "shards"];
+    done(dir, &[&["harvest", "--model", "fable", "--corpus", "fable", "--hook", HOOK], &shards[..]].concat());
+    let spliced = |extra: &[&'static str]| {
+        let score = ["score", "--dictionary", "again", "--shards", "shards", "--no-baselines", "--model", "fable", "--json"];
+        let text = done(dir, &[&score[..], extra].concat());
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["metrics"]["ce_loss_score"].as_f64().unwrap()
+    };
+    let score = spliced(&[]);
+    assert!(score > 0.3, "{score}");
+    assert!((score - spliced(&["--batch-tokens", "64"])).abs() < 1e-4, "how contexts share passes does not show");
+    assert!((score - spliced(&["--dtype", "bf16"])).abs() > 0.0, "another precision does");
+    done(dir, &with(&["--k", "4", "--dtype", "bf16", "--batch-tokens", "100", "--keep", "special,outlier", "--out", "bf16"]));
+    let told: serde_json::Value = serde_json::from_slice(&read("bf16", "dictionary.json")).unwrap();
+    assert_eq!(told["provenance"]["host"]["dtype"], "bf16");
+    assert_eq!(told["provenance"]["stream"]["counts"]["masked"]["special"], 0);
+
+    // Packed contexts, through every stage.
+    done(dir, &with(&["--k", "8", "--pack", "--held-out", "0.2", "--out", "packed"]));
+    let packed = ["--pack", "--held-out", "0.2", "--n-tokens", "3000", "--out", "packed-shards"];
+    done(dir, &[&["harvest", "--model", "fable", "--corpus", "fable", "--hook", HOOK], &packed[..]].concat());
+    let score = ["score", "--dictionary", "packed", "--shards", "packed-shards", "--no-baselines", "--model", "fable", "--json"];
+    let score: serde_json::Value = serde_json::from_str(&done(dir, &score)).unwrap();
+    assert!(score["metrics"]["ce_loss_score"].as_f64().unwrap() > 0.3, "{score}");
+
+    std::fs::write(dir.join("both.toml"), "[shards]\ndir = \"shards\"\n[host]\nmodel = \"fable\"\n[corpus]\nsource = \"fable\"\n").unwrap();
+    std::fs::write(dir.join("tiny.u16"), [1u8, 0, 20, 0, 21, 0]).unwrap();
+    let cases: Vec<(Vec<&str>, &str)> = vec![
+        (vec!["train", "--out", "x"], "--model"),
+        (with(&["--shards", "shards", "--out", "x"]), "--shards, or --model"),
+        (vec!["train", "--config", "both.toml", "--out", "x"], "--shards DIR"),
+        (vec!["train", "--shards", "shards", "--context", "64", "--out", "x"], "--context"),
+        (vec!["train", "--model", "fable", "--hook", HOOK, "--n-tokens", "9", "--out", "x"], "--corpus"),
+        (vec!["train", "--corpus", "fable", "--hook", HOOK, "--n-tokens", "9", "--out", "x"], "--model"),
+        (vec!["train", "--model", "fable", "--corpus", "fable", "--n-tokens", "9", "--out", "x"], HOOK),
+        (vec!["train", "--model", "fable", "--corpus", "fable", "--hook", HOOK, "--out", "x"], "--n-tokens"),
+        (with(&["--dtype", "f16", "--out", "x"]), "f32 or bf16"),
+        (with(&["--batch-tokens", "0", "--out", "x"]), "2048"),
+        (with(&["--k", "97", "--out", "x"]), "between 1 and 96"),
+        (with(&["--k", "4", "--out", "again", "--resume"]), "another --out"),
+        (
+            vec![
+                "train",
+                "--model",
+                "fable",
+                "--corpus",
+                "tiny.u16",
+                "--held-out",
+                "0.999",
+                "--hook",
+                HOOK,
+                "--n-tokens",
+                "9",
+                "--out",
+                "x",
+            ],
+            "held out",
+        ),
+    ];
+    for (line, remedy) in cases {
+        let (code, message) = refused(dir, &line);
+        assert_eq!(code, 2, "{line:?}: {message}");
+        assert!(message.contains("help:") && message.contains(remedy), "{line:?}: {message}");
+    }
+    assert!(!dir.join("x/dictionary.json").exists());
+}
+
+#[test]
 fn threads_do_not_change_a_byte() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -263,6 +263,37 @@ fn batches_and_padding_do_not_show() {
     assert!(one.len() > 1000 && one == of(4096) && one == of(77));
 }
 
+#[test]
+fn packed_documents_fill_contexts_and_keep_their_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let documents = documents(300);
+    let corpus = corpus(dir.path(), &documents);
+    let packed = HarvestConfig { pack: true, context: 32, ..config() };
+    let out = dir.path().join("packed");
+    let report = run(&corpus, &packed, &out).unwrap();
+    assert!(report.padding_share.unwrap() < 0.05, "{report:?}");
+    let manifest = Shards::open(&out).unwrap().manifest().clone();
+    assert_eq!((manifest.counts.tokens, manifest.counts.documents), (documents.concat().len() as u64, 300));
+    assert_eq!(manifest.config["harvest"]["pack"], true);
+    // By hand: the documents of a split one after the other, cut every 32 tokens.
+    let mut expected = BTreeMap::new();
+    for split in Split::ALL {
+        let ids = documents.iter().enumerate().filter(|(d, _)| split_of(*d as u64, 0, 0.2) == split);
+        let tokens = ids.flat_map(|(d, ids)| ids.iter().enumerate().map(move |(p, &id)| (d as u64, p as u32, id)));
+        for (i, (d, p, id)) in tokens.enumerate() {
+            if ![BOS, END, LOUD].contains(&id) && i % 32 != 0 {
+                expected.insert((d, p), (id, i % 32));
+            }
+        }
+    }
+    let found = rows(&out, "blocks.2.hook_resid_post", None);
+    assert_eq!(found.len(), expected.len());
+    for (key, (id, row)) in &found {
+        let (want, at) = expected[key];
+        assert!(*id == want && *row == (0..D + 2).map(|j| value(2, want, at, j)).collect::<Vec<f32>>(), "{key:?}");
+    }
+}
+
 /// Stops at the k-th question.
 struct StopAt(usize, AtomicUsize);
 
@@ -285,6 +316,7 @@ fn an_interrupted_harvest_ends_with_the_same_bytes() {
     for (name, config) in [
         ("cut", HarvestConfig { n_tokens: Some(3210), dtype: Dtype::F16, ..config() }),
         ("whole", HarvestConfig { keep: vec![MaskRule::Outlier], dtype: Dtype::Bf16, ..config() }),
+        ("packed", HarvestConfig { pack: true, ..config() }),
     ] {
         let whole = dir.path().join(name);
         run(&corpus, &config, &whole).unwrap();
@@ -408,7 +440,6 @@ fn trouble_is_told_in_the_users_words() {
     let ok = corpus(dir.path(), &documents(5));
     let refused = |config: HarvestConfig| run(&ok, &config, &dir.path().join("refused")).unwrap_err();
     assert!(matches!(refused(HarvestConfig { hooks: vec!["blocks.9.resid_post".into()], ..config() }), Error::UnknownHookPoint { .. }));
-    assert!(matches!(refused(HarvestConfig { pack: true, ..config() }), Error::Unsupported { .. }));
     for (key, config) in [
         ("harvest.hooks", HarvestConfig { hooks: vec![], ..config() }),
         ("harvest.context", HarvestConfig { context: 65, ..config() }),

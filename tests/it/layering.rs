@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dictionary", &["kernels"]),
     ("sae", &["kernels", "dictionary"]),
     ("train", &["sae", "dictionary", "shard", "dist", "kernels"]),
+    ("stream", &["harvest", "train", "shard"]),
     ("encode", &["dictionary", "shard", "dist"]),
     ("score", &["dictionary", "encode", "shard", "host", "corpus", "kernels"]),
     ("plot", &["score", "encode", "dictionary", "train"]),

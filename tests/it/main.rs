@@ -11,8 +11,10 @@ mod hosts;
 mod hub;
 mod ingest;
 mod layering;
+mod outliers;
 mod score;
 mod shards;
+mod stream;
 #[cfg(feature = "hub")]
 mod stub;
 mod support;
