@@ -46,6 +46,18 @@ impl Codes {
         self.indptr.push(self.indices.len());
     }
 
+    /// Every value through `f` (latent, value); entries that are not above 0 then are dropped, and rows are put in order again.
+    pub fn mapped(&self, f: impl Fn(usize, f32) -> f32) -> Self {
+        let mut mapped = Self::new(self.d_sae);
+        for r in 0..self.n_rows() {
+            let (indices, values) = self.row(r);
+            let mut row: Vec<(u32, f32)> = indices.iter().zip(values).map(|(&j, &v)| (j, f(j as usize, v))).filter(|e| e.1 > 0.0).collect();
+            row.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            mapped.push_row(row.into_iter());
+        }
+        mapped
+    }
+
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
         self.indptr.len() - 1

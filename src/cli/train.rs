@@ -30,6 +30,7 @@ use super::settings::{count, List, OutMode, Settings};
 #[command(after_help = "Examples:
   lapidary train --shards shards --d-sae 4096 --k 32 --out runs/k32
   lapidary train --shards shards --hook blocks.2.hook_resid_post --k 8,16,32 --seed 0,1,2 --n-tokens 1_000_000 --out runs/sweep
+  lapidary train --shards shards --arch matryoshka --k 32 --set sae.prefixes=[512,2048,8192] --d-sae 8192 --out runs/nested
   lapidary train --shards shards --config run.toml --set train.clip_norm=0 --out runs/x
   lapidary train --model hf-folder --corpus texts/ --hook blocks.6.hook_resid_post --context 256 \\
                  --d-sae 16384 --k 32 --n-tokens 50_000_000 --out runs/streamed
@@ -46,15 +47,22 @@ pub struct Args {
     /// Which column of the shards (may be left out when there is only one), or where to read in the host.
     #[arg(long, value_name = "POINT")]
     pub hook: Option<String>,
-    /// Learner: topk.
+    /// Learner: topk, batch-topk, matryoshka (nested prefixes), msae (nested k), jump-relu, gated, relu; docs/variants.md says which is for
+    /// what, and `lapidary config --arch NAME` shows its keys.
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
     /// Number of latents [default: 16 x width].
     #[arg(long, value_name = "N[,N...]")]
     pub d_sae: Option<List<usize>>,
-    /// Active latents per row [default: 32].
+    /// Active latents per row [default: 32]; of msae the smallest level.
     #[arg(long, value_name = "N[,N...]")]
     pub k: Option<List<usize>>,
+    /// Active latents per row that jump-relu aims at [default: 32].
+    #[arg(long, value_name = "X[,X...]")]
+    pub target_l0: Option<List<f64>>,
+    /// Weight of the L1 penalty of relu and gated [default: 5].
+    #[arg(long, value_name = "X[,X...]")]
+    pub l1: Option<List<f64>>,
     /// Rows to train on; epochs wrap [default: one pass over the shards].
     #[arg(long, value_name = "N", value_parser = count)]
     pub n_tokens: Option<u64>,
@@ -76,25 +84,36 @@ pub struct Args {
     pub settings: Settings,
 }
 
-/// d_sae, k, lr and seed of one member, where a flag names them.
-type Combination = (Option<usize>, Option<usize>, Option<f64>, Option<u64>);
+/// One member's settings, where a flag names them.
+#[derive(Debug, Clone, Default)]
+struct Combination {
+    d_sae: Option<usize>,
+    k: Option<usize>,
+    target_l0: Option<f64>,
+    l1: Option<f64>,
+    lr: Option<f64>,
+    seed: Option<u64>,
+}
 
 /// Every combination of the lists, each `None` standing for the setting as it is.
 fn combinations(args: &Args) -> Vec<Combination> {
-    fn options<T: Copy>(list: &Option<List<T>>) -> Vec<Option<T>> {
-        list.as_ref().map_or(vec![None], |l| l.0.iter().copied().map(Some).collect())
+    /// Every combination so far with every value of a list.
+    fn times<T: Copy>(all: Vec<Combination>, list: &Option<List<T>>, put: impl Fn(&mut Combination, T)) -> Vec<Combination> {
+        let Some(list) = list else { return all };
+        let with = |c: &Combination, value: T| {
+            let mut c = c.clone();
+            put(&mut c, value);
+            c
+        };
+        all.iter().flat_map(|c| list.0.iter().map(|&value| with(c, value)).collect::<Vec<_>>()).collect()
     }
-    let mut all = Vec::new();
-    for d_sae in options(&args.d_sae) {
-        for k in options(&args.k) {
-            for lr in options(&args.lr) {
-                for seed in options(&args.seed) {
-                    all.push((d_sae, k, lr, seed));
-                }
-            }
-        }
-    }
-    all
+    let all = vec![Combination::default()];
+    let all = times(all, &args.d_sae, |c, v| c.d_sae = Some(v));
+    let all = times(all, &args.k, |c, v| c.k = Some(v));
+    let all = times(all, &args.target_l0, |c, v| c.target_l0 = Some(v));
+    let all = times(all, &args.l1, |c, v| c.l1 = Some(v));
+    let all = times(all, &args.lr, |c, v| c.lr = Some(v));
+    times(all, &args.seed, |c, v| c.seed = Some(v))
 }
 
 /// Resolves the sweep and runs it.
@@ -240,15 +259,17 @@ fn members(
 ) -> Result<Vec<Member>> {
     let sweep = combinations(args);
     let first_seed = args.seed.as_ref().and_then(|s| s.0.first().copied());
-    let member = |&(d_sae, k, lr, seed): &Combination| -> Result<Member> {
+    let member = |c: &Combination| -> Result<Member> {
         let mut layers: Layers = args.settings.layers()?;
         layers.put_some("sae.arch", args.arch.clone())?;
-        layers.put_some("sae.d_sae", d_sae.map(|v| v as i64))?;
-        layers.put_some("sae.k", k.map(|v| v as i64))?;
+        layers.put_some("sae.d_sae", c.d_sae.map(|v| v as i64))?;
+        layers.put_some("sae.k", c.k.map(|v| v as i64))?;
+        layers.put_some("sae.target_l0", c.target_l0)?;
+        layers.put_some("sae.l1", c.l1)?;
         layers.put_some("train.n_tokens", args.n_tokens.map(|v| v as i64))?;
         layers.put_some("train.batch", args.batch.map(|v| v as i64))?;
-        layers.put_some("train.lr", lr)?;
-        layers.put_some("train.seed", seed.map(|v| v as i64))?;
+        layers.put_some("train.lr", c.lr)?;
+        layers.put_some("train.seed", c.seed.map(|v| v as i64))?;
         let mut config = layers.resolve()?;
         config.train.data_seed = config.train.data_seed.or(first_seed);
         let n_tokens = if config.train.n_tokens == 0 { rows } else { config.train.n_tokens };

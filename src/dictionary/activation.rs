@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::codes::Codes;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Coder};
+use crate::kernels;
+
+use super::Dictionary;
 
 /// Which pre-activations become codes. Serialised with its parameters under `kind`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +26,11 @@ pub enum Activation {
         /// In units of pre-activation, not negative.
         threshold: f32,
     },
+    /// Those strictly above their latent's threshold ([`Dictionary::thresholds`](super::Dictionary::thresholds)).
+    JumpRelu,
+    /// Those that are positive, as `gain (a - b_enc) + bias` where that is positive
+    /// ([`Dictionary::magnitude`](super::Dictionary::magnitude)).
+    Gated,
 }
 
 impl Activation {
@@ -31,7 +38,7 @@ impl Activation {
     pub fn k(&self) -> Option<usize> {
         match self {
             Self::TopK { k } => Some(*k),
-            Self::Relu | Self::Threshold { .. } => None,
+            Self::Relu | Self::Threshold { .. } | Self::JumpRelu | Self::Gated => None,
         }
     }
 
@@ -48,13 +55,25 @@ impl Activation {
     }
 
     /// Codes of `u` `[n, d_in]`, already transformed and centred.
-    pub(super) fn codes(&self, u: &Tensor, coder: &Coder, rank: Option<&Tensor>) -> Result<Codes> {
+    pub(super) fn codes(&self, u: &Tensor, dictionary: &Dictionary) -> Result<Codes> {
+        let coder = &dictionary.coder;
         let d_sae = coder.b_enc.dims1()?;
-        let above = |t: f32| kernels::encode_threshold(u, &coder.w_enc, &coder.b_enc, &Tensor::full(t, d_sae, u.device())?);
+        let above = |t: &Tensor| kernels::encode_threshold(u, &coder.w_enc, &coder.b_enc, t);
+        let all_above = |t: f32| above(&Tensor::full(t, d_sae, u.device())?);
+        // `Dictionary::check` saw that what a rule needs is there.
+        let missing = || Error::request("a dictionary without what its activation needs", "it is damaged: train or import it again");
         match self {
-            Self::Relu => above(0.0),
-            Self::Threshold { threshold } => above(*threshold),
-            Self::TopK { k } => kernels::encode_topk(u, &coder.w_enc, &coder.b_enc, *k, rank)?.to_codes(d_sae),
+            Self::Relu => all_above(0.0),
+            Self::Threshold { threshold } => all_above(*threshold),
+            Self::TopK { k } => {
+                kernels::encode_topk(u, &coder.w_enc, &coder.b_enc, *k, dictionary.selection_scale.as_ref())?.to_codes(d_sae)
+            }
+            Self::JumpRelu => above(dictionary.thresholds.as_ref().ok_or_else(missing)?),
+            Self::Gated => {
+                let (gain, bias) = dictionary.magnitude.as_ref().ok_or_else(missing)?;
+                let (gain, bias, gate): (Vec<f32>, Vec<f32>, Vec<f32>) = (gain.to_vec1()?, bias.to_vec1()?, coder.b_enc.to_vec1()?);
+                Ok(all_above(0.0)?.mapped(|j, a| gain[j] * (a - gate[j]) + bias[j]))
+            }
         }
     }
 }

@@ -37,6 +37,9 @@ struct Header {
     /// Scale of the input transform; its shift is a tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     input_scale: Option<f64>,
+    /// Bound of codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    softcap: Option<f32>,
     weights_sha256: String,
     provenance: Provenance,
 }
@@ -53,6 +56,9 @@ impl Dictionary {
             vec![("w_enc", &self.coder.w_enc), ("b_enc", &self.coder.b_enc), ("w_dec", &self.coder.w_dec), ("b_dec", &self.coder.b_dec)];
         let optional = [
             ("selection_scale", self.selection_scale.as_ref()),
+            ("threshold", self.thresholds.as_ref()),
+            ("magnitude_gain", self.magnitude.as_ref().map(|m| &m.0)),
+            ("magnitude_bias", self.magnitude.as_ref().map(|m| &m.1)),
             ("input_shift", self.input_transform.as_ref().map(|t| &t.shift)),
             ("w_skip", self.skip.as_ref()),
         ];
@@ -72,6 +78,7 @@ impl Dictionary {
             activation: self.activation.clone(),
             centred: self.centred,
             input_scale: self.input_transform.as_ref().map(|t| t.scale),
+            softcap: self.softcap,
             weights_sha256: format!("{:x}", Sha256::digest(&bytes)),
             provenance: self.provenance.clone(),
         };
@@ -115,6 +122,12 @@ impl Dictionary {
         let mut need = |name: &str| take(name).ok_or_else(|| damaged(format!("tensor `{name}` is missing")));
         let coder = Coder { w_enc: need("w_enc")?, b_enc: need("b_enc")?, w_dec: need("w_dec")?, b_dec: need("b_dec")? };
         let selection_scale = take("selection_scale");
+        let thresholds = take("threshold");
+        let magnitude = match (take("magnitude_gain"), take("magnitude_bias")) {
+            (Some(gain), Some(bias)) => Some((gain, bias)),
+            (None, None) => None,
+            _ => return Err(damaged("gain and bias of magnitudes must come together".into())),
+        };
         let input_transform = match (take("input_shift"), header.input_scale) {
             (Some(shift), Some(scale)) => Some(InputTransform { shift, scale }),
             (None, None) => None,
@@ -129,6 +142,9 @@ impl Dictionary {
             activation: header.activation,
             centred: header.centred,
             selection_scale,
+            thresholds,
+            magnitude,
+            softcap: header.softcap,
             input_transform,
             skip,
             provenance: header.provenance,

@@ -70,6 +70,12 @@ pub struct Dictionary {
     pub centred: bool,
     /// Top-k ranks latents by `value * selection_scale`, `[d_sae]` (imported dictionaries whose atoms are not of unit norm).
     pub selection_scale: Option<Tensor>,
+    /// A threshold per latent, `[d_sae]`, f32 ([`Activation::JumpRelu`]).
+    pub thresholds: Option<Tensor>,
+    /// Gain and bias of magnitudes, `[d_sae]` each, f32 ([`Activation::Gated`]).
+    pub magnitude: Option<(Tensor, Tensor)>,
+    /// Codes are `c tanh(z / c)`.
+    pub softcap: Option<f32>,
     /// Undone after decoding.
     pub input_transform: Option<InputTransform>,
     /// A linear path beside the codes, `[d_out, d_in]` (skip transcoders).
@@ -84,7 +90,18 @@ impl Dictionary {
     /// # Errors
     /// Shapes that do not agree, k out of range.
     pub fn new(coder: Coder, activation: Activation, centred: bool, provenance: Provenance) -> Result<Self> {
-        let dictionary = Self { coder, activation, centred, selection_scale: None, input_transform: None, skip: None, provenance };
+        let dictionary = Self {
+            coder,
+            activation,
+            centred,
+            selection_scale: None,
+            thresholds: None,
+            magnitude: None,
+            softcap: None,
+            input_transform: None,
+            skip: None,
+            provenance,
+        };
         dictionary.check()?;
         Ok(dictionary)
     }
@@ -109,6 +126,22 @@ impl Dictionary {
         }
         if let Some(scale) = &self.selection_scale {
             expect("selection_scale", d_sae, scale.dims1()?)?;
+        }
+        let per_latent = [self.thresholds.as_ref(), self.magnitude.as_ref().map(|m| &m.0), self.magnitude.as_ref().map(|m| &m.1)];
+        for tensor in per_latent.into_iter().flatten() {
+            expect("a value per latent", d_sae, tensor.dims1()?)?;
+        }
+        let needs = |there: bool, what: &str| {
+            if there {
+                return Ok(());
+            }
+            let problem = format!("a dictionary with the activation {:?} and without {what}", self.activation);
+            Err(Error::request(problem, help()))
+        };
+        needs((self.activation == Activation::JumpRelu) == self.thresholds.is_some(), "its thresholds")?;
+        needs((self.activation == Activation::Gated) == self.magnitude.is_some(), "its magnitudes")?;
+        if self.softcap.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
+            return Err(Error::config("softcap", "is no bound", "it must be finite and above 0"));
         }
         if let Some(t) = &self.input_transform {
             expect("input shift", d_in, t.shift.dims1()?)?;
@@ -169,7 +202,11 @@ impl Dictionary {
     pub fn encode(&self, x: &Tensor) -> Result<Codes> {
         let u = self.transformed(x)?;
         let u = if self.centred { u.broadcast_sub(&self.coder.b_dec)? } else { u };
-        self.activation.codes(&u, &self.coder, self.selection_scale.as_ref())
+        let codes = self.activation.codes(&u, self)?;
+        Ok(match self.softcap {
+            None => codes,
+            Some(c) => codes.mapped(|_, z| c * (z / c).tanh()),
+        })
     }
 
     /// Reconstruction of codes, `[n, d_out]`, f32. With a skip path, `x` must be given.
@@ -196,6 +233,31 @@ impl Dictionary {
         let codes = self.encode(x)?;
         let xhat = self.decode(&codes, Some(x))?;
         Ok((codes, xhat))
+    }
+
+    /// The dictionary of the first `m` latents: what a Matryoshka SAE trained them to be.
+    ///
+    /// # Errors
+    /// No latent, or more than there are; a k that does not fit.
+    pub fn prefix(&self, m: usize) -> Result<Self> {
+        if m == 0 || m > self.d_sae() {
+            return Err(Error::request(
+                format!("a prefix of {m} of {} latents", self.d_sae()),
+                "choose one of the prefixes it was trained with",
+            ));
+        }
+        let first = |t: &Tensor| -> Result<Tensor> { Ok(t.narrow(0, 0, m)?.contiguous()?) };
+        let c = &self.coder;
+        let coder = Coder { w_enc: first(&c.w_enc)?, b_enc: first(&c.b_enc)?, w_dec: first(&c.w_dec)?, b_dec: c.b_dec.clone() };
+        let prefix = Self {
+            coder,
+            selection_scale: self.selection_scale.as_ref().map(first).transpose()?,
+            thresholds: self.thresholds.as_ref().map(first).transpose()?,
+            magnitude: self.magnitude.as_ref().map(|(a, b)| -> Result<_> { Ok((first(a)?, first(b)?)) }).transpose()?,
+            ..self.clone()
+        };
+        prefix.check()?;
+        Ok(prefix)
     }
 
     /// Norm of each atom, `[d_sae]`.

@@ -20,8 +20,11 @@ use candle_core::{Device, Tensor};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
+pub use cpu::batch_topk::nth_largest;
 pub use cpu::columns::Columns;
-pub use cpu::latent_update::{Adam, Moments};
+#[cfg(test)]
+pub(crate) use cpu::latent_update::dense_gradient;
+pub use cpu::latent_update::{vector_update, Adam, Moments};
 pub use cpu::vector::{dot, sq_norm};
 
 /// Which latents each row selected: padded rows of width k.
@@ -60,12 +63,50 @@ pub struct Coder {
 }
 
 /// One way in which selected latents reach the loss: entries by latent, and the gradient at the reconstruction they fed.
+///
+/// For an entry of latent j on row r with value z: `dz = <grad_r, D_j> + offset + norm_penalty |D_j|`.
 #[derive(Debug, Clone)]
 pub struct Term {
     /// The entries, by latent.
     pub columns: Columns,
     /// Gradient of the loss with respect to the reconstruction that these entries fed, `[n, d_out]`, f32.
     pub grad: Tensor,
+    /// What the entries teach.
+    pub role: Role,
+}
+
+impl Term {
+    /// Codes of the ordinary kind.
+    pub fn codes(columns: Columns, grad: Tensor) -> Self {
+        Self { columns, grad, role: Role::default() }
+    }
+}
+
+/// What a term's entries teach, and how `dz` becomes the gradient of a pre-activation.
+#[derive(Debug, Clone)]
+pub struct Role {
+    /// `D_j` gets `z grad_r` (and `norm_penalty z D_j / |D_j|`).
+    pub decoder: bool,
+    /// `W_enc,j` gets `da x_r`, where `da = dz` times the factors below.
+    pub encoder: bool,
+    /// `b_enc,j` gets `da`.
+    pub bias: bool,
+    /// A factor of `da` per latent, `[d_sae]`.
+    pub gain: Option<std::sync::Arc<Vec<f32>>>,
+    /// Codes are `c tanh(a / c)`: a factor `1 - (z / c)^2` of `da`.
+    pub softcap: Option<f32>,
+    /// Added to `dz`.
+    pub offset: f32,
+    /// Weight of a penalty on `z |D_j|`.
+    pub norm_penalty: f32,
+    /// Are the sums over `dz` wanted ([`Measured::sums`])?
+    pub sums: bool,
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Self { decoder: true, encoder: true, bias: true, gain: None, softcap: None, offset: 0.0, norm_penalty: 0.0, sums: false }
+    }
 }
 
 /// The gradient of a loss with respect to a [`Coder`], in sparse form: nothing of size `[d_sae, d_in]` is stored.
@@ -88,6 +129,8 @@ pub struct Measured {
     pub sq_norm: f64,
     /// The whole gradient of `b_dec`, `[d_out]`, f32.
     pub b_dec: Tensor,
+    /// For each term whose role asks for them, in order: per latent, the sums of `dz` and of `dz z` over its entries, `[d_sae]`.
+    pub sums: Vec<Vec<[f32; 2]>>,
 }
 
 macro_rules! dispatch {
@@ -173,6 +216,17 @@ pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: O
 pub fn encode_threshold(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, threshold: &Tensor) -> Result<Codes> {
     check_encoder(x, w_enc, b_enc)?;
     dispatch!(x.device(), encode_threshold(x, w_enc, b_enc, threshold))
+}
+
+/// The `total` largest positive pre-activations of the whole batch (fewer when there are fewer), and the smallest of them. Equal values:
+/// the earlier row first, then the lower latent. `guess` is a value believed to lie a little below the smallest; it changes the time taken
+/// and nothing else.
+///
+/// # Errors
+/// Mismatched widths, another dtype.
+pub fn encode_batch_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, total: usize, guess: Option<f32>) -> Result<(Codes, f32)> {
+    check_encoder(x, w_enc, b_enc)?;
+    cpu::batch_topk::encode_batch_topk(x, w_enc, b_enc, total, guess)
 }
 
 /// Reconstruction `b + sum_j v_j W_dec[j]`, `[n, d_out]`, f32; `b_dec` may be absent. Sums go in the row's entry order.

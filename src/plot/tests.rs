@@ -31,6 +31,7 @@ fn sweep(ks: &[usize], widths: &[usize], seeds: u64) -> Vec<Run> {
                     dead_after_tokens: 50_000,
                     aux_loss: None,
                     grad_norm: 1.0,
+                    parts: Default::default(),
                 }
             })
             .collect();

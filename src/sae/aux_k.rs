@@ -96,7 +96,7 @@ pub fn aux_term(config: &AuxKConfig, silence: &Silence, coder: &Coder, xc: &Tens
     }
     let loss = config.coef * sum_sq(&error)? / spread;
     let grad = (error * (2.0 * config.coef / spread))?;
-    Ok(Some((loss, Term { columns: Columns::new(&selection, silence.tokens.len(), Some(&dead))?, grad })))
+    Ok(Some((loss, Term::codes(Columns::new(&selection, silence.tokens.len(), Some(&dead))?, grad))))
 }
 
 /// `sum x^2`, f64, in memory order.

@@ -4,18 +4,33 @@
 //! nor for inference (`dictionary`): training rules are many, inference rules few.
 
 mod aux_k;
+mod batch_topk;
+mod gated;
 mod init;
+mod jump_relu;
+mod matryoshka;
+mod msae;
+mod parts;
+mod relu;
 mod topk;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::dictionary::Dictionary;
 use crate::error::Result;
-use crate::kernels::{Coder, SparseGrad};
+use crate::kernels::{Coder, SparseGrad, Term};
 
 pub use aux_k::{AuxKConfig, Silence};
+pub use batch_topk::{BatchTopK, BatchTopKConfig};
+pub use gated::{Gated, GatedConfig};
 pub use init::geometric_median;
+pub use jump_relu::{JumpRelu, JumpReluConfig};
+pub use matryoshka::{Inside, Matryoshka, MatryoshkaConfig};
+pub use msae::{Msae, MsaeConfig, Weighting};
+pub use parts::{Part, Per};
+pub use relu::{Relu, ReluConfig};
 pub use topk::{TopK, TopKConfig};
 
 /// Which learner, with its settings: the `[sae]` table, tagged by `arch`.
@@ -25,6 +40,19 @@ pub enum SaeConfig {
     /// The k largest of each row (Gao et al., arXiv 2406.04093).
     #[serde(rename = "topk")]
     TopK(TopKConfig),
+    /// The n k largest of a batch (Bussmann et al., arXiv 2412.06410).
+    #[serde(rename = "batch-topk")]
+    BatchTopK(BatchTopKConfig),
+    /// Nested prefixes (Bussmann et al., arXiv 2503.17547).
+    Matryoshka(MatryoshkaConfig),
+    /// Nested k (Zaigrajew et al., arXiv 2502.20578).
+    Msae(MsaeConfig),
+    /// Thresholds that are learnt (Rajamanoharan et al., arXiv 2407.14435).
+    JumpRelu(JumpReluConfig),
+    /// Which and how much apart (Rajamanoharan et al., arXiv 2404.16014).
+    Gated(GatedConfig),
+    /// L1 on norm-weighted codes.
+    Relu(ReluConfig),
 }
 
 impl Default for SaeConfig {
@@ -34,21 +62,54 @@ impl Default for SaeConfig {
 }
 
 /// Names of the learners, as `--arch` takes them.
-pub const ARCHS: &[&str] = &["topk"];
+pub const ARCHS: &[&str] = &["topk", "batch-topk", "matryoshka", "msae", "jump-relu", "gated", "relu"];
+
+/// The same for every learner's configuration.
+macro_rules! each {
+    ($config:expr, $c:ident => $body:expr) => {
+        match $config {
+            SaeConfig::TopK($c) => $body,
+            SaeConfig::BatchTopK($c) => $body,
+            SaeConfig::Matryoshka($c) => $body,
+            SaeConfig::Msae($c) => $body,
+            SaeConfig::JumpRelu($c) => $body,
+            SaeConfig::Gated($c) => $body,
+            SaeConfig::Relu($c) => $body,
+        }
+    };
+}
 
 impl SaeConfig {
+    /// The defaults of a learner, by its name in [`ARCHS`].
+    pub fn of_arch(arch: &str) -> Option<Self> {
+        Some(match arch {
+            "topk" => Self::TopK(TopKConfig::default()),
+            "batch-topk" => Self::BatchTopK(BatchTopKConfig::default()),
+            "matryoshka" => Self::Matryoshka(MatryoshkaConfig::default()),
+            "msae" => Self::Msae(MsaeConfig::default()),
+            "jump-relu" => Self::JumpRelu(JumpReluConfig::default()),
+            "gated" => Self::Gated(GatedConfig::default()),
+            "relu" => Self::Relu(ReluConfig::default()),
+            _ => return None,
+        })
+    }
+
     /// As `--arch` spells it.
     pub fn arch(&self) -> &'static str {
         match self {
             Self::TopK(_) => "topk",
+            Self::BatchTopK(_) => "batch-topk",
+            Self::Matryoshka(_) => "matryoshka",
+            Self::Msae(_) => "msae",
+            Self::JumpRelu(_) => "jump-relu",
+            Self::Gated(_) => "gated",
+            Self::Relu(_) => "relu",
         }
     }
 
     /// Number of latents; 0 stands for 16 times the input's width.
     pub fn d_sae(&self) -> usize {
-        match self {
-            Self::TopK(c) => c.d_sae,
-        }
+        each!(self, c => c.d_sae)
     }
 
     /// Replaces what depends on the data (0 and absent values) by numbers.
@@ -56,16 +117,30 @@ impl SaeConfig {
     /// # Errors
     /// Impossible settings, with the remedy.
     pub fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
-        match self {
-            Self::TopK(c) => Ok(Self::TopK(c.resolve(d_in, n_tokens)?)),
-        }
+        Ok(match self {
+            Self::TopK(c) => Self::TopK(c.resolve(d_in, n_tokens)?),
+            Self::BatchTopK(c) => Self::BatchTopK(c.resolve(d_in, n_tokens)?),
+            Self::Matryoshka(c) => Self::Matryoshka(c.resolve(d_in, n_tokens)?),
+            Self::Msae(c) => Self::Msae(c.resolve(d_in, n_tokens)?),
+            Self::JumpRelu(c) => Self::JumpRelu(c.resolve(d_in, n_tokens)?),
+            Self::Gated(c) => Self::Gated(c.resolve(d_in, n_tokens)?),
+            Self::Relu(c) => Self::Relu(c.resolve(d_in, n_tokens)?),
+        })
     }
 
-    /// A short name for folders and legends: `k32-d1024`.
+    /// A short name for folders and legends: `k32-d1024`; with the learner's before it, but for `topk`.
     pub fn label(&self) -> String {
-        match self {
-            Self::TopK(c) => format!("k{}-d{}", c.k, c.d_sae),
-        }
+        let sparsity = match self {
+            Self::TopK(c) => return format!("k{}-d{}", c.k, c.d_sae),
+            Self::BatchTopK(c) => format!("k{}", c.k),
+            Self::Matryoshka(c) => format!("k{}", c.k),
+            Self::Msae(c) => format!("k{}", c.k),
+            Self::JumpRelu(c) if c.target_l0 > 0.0 => format!("l0-{}", c.target_l0),
+            Self::JumpRelu(c) => format!("c{}", c.l0_coef),
+            Self::Gated(c) => format!("l1-{}", c.l1),
+            Self::Relu(c) => format!("l1-{}", c.l1),
+        };
+        format!("{}-{sparsity}-d{}", self.arch(), self.d_sae())
     }
 }
 
@@ -80,8 +155,21 @@ pub struct Step {
     pub n_active: u64,
     /// The auxiliary part of the loss, when it was active.
     pub aux_loss: Option<f64>,
+    /// What else the log should have.
+    pub parts: Vec<Part>,
     /// Gradient with respect to the coder.
     pub grad: SparseGrad,
+}
+
+impl Step {
+    /// Adds the auxiliary loss and its gradient.
+    fn add_aux(&mut self, aux: Option<(f64, Term)>) {
+        if let Some((value, term)) = aux {
+            self.loss += value;
+            self.aux_loss = Some(value);
+            self.grad.terms.push(term);
+        }
+    }
 }
 
 /// A variant in training. Inputs are normalised rows `[n, d_in]`, f32, mean squared norm `d_in`.
@@ -106,11 +194,46 @@ pub trait Learner: Send {
         true
     }
 
-    /// The dictionary, in the activations' own units: the normalising factor `scale` is folded away.
+    /// Parameters besides the coder's, by name: one value per latent, `[d_sae]`, f32. The optimiser updates them in place.
+    fn extras(&self) -> Vec<(&'static str, &Tensor)> {
+        Vec::new()
+    }
+
+    /// Their gradients for the last step, in the same order, from the sums that its terms asked for ([`crate::kernels::Measured::sums`]).
     ///
     /// # Errors
     /// A tensor operation that fails.
-    fn finish(&self, scale: f64) -> Result<Dictionary>;
+    fn extra_grads(&self, _sums: &[Vec<[f32; 2]>]) -> Result<Vec<Vec<f32>>> {
+        Ok(Vec::new())
+    }
+
+    /// What a checkpoint must hold besides parameters and silence.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes such a state back.
+    fn restore(&mut self, _state: &Value) {}
+
+    /// Does [`Learner::finish`] look at its rows?
+    fn calibrates(&self) -> bool {
+        false
+    }
+
+    /// The dictionary, in the activations' own units: the normalising factor `scale` is folded away. `rows` `[m, d_in]` are the fixed
+    /// training rows, normalised, that thresholds are calibrated on.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    fn finish(&self, scale: f64, rows: &Tensor) -> Result<Dictionary>;
+
+    /// Dictionaries to save beside the whole one, by the name of their folder.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    fn beside(&self, _whole: &Dictionary) -> Result<Vec<(String, Dictionary)>> {
+        Ok(Vec::new())
+    }
 }
 
 /// A learner at its start. `rows` `[m, d_in]` are normalised rows for initialisation; `seed` feeds only the "init" stream. What rows
@@ -119,7 +242,16 @@ pub trait Learner: Send {
 /// # Errors
 /// A configuration that was not resolved, or impossible settings.
 pub fn build(config: &SaeConfig, rows: &Tensor, seed: u64) -> Result<Box<dyn Learner>> {
-    match config {
-        SaeConfig::TopK(c) => Ok(Box::new(TopK::new(c.clone(), rows, seed)?)),
-    }
+    Ok(match config {
+        SaeConfig::TopK(c) => Box::new(TopK::new(c.clone(), rows, seed)?),
+        SaeConfig::BatchTopK(c) => Box::new(BatchTopK::new(c.clone(), rows, seed)?),
+        SaeConfig::Matryoshka(c) => Box::new(Matryoshka::new(c.clone(), rows, seed)?),
+        SaeConfig::Msae(c) => Box::new(Msae::new(c.clone(), rows, seed)?),
+        SaeConfig::JumpRelu(c) => Box::new(JumpRelu::new(c.clone(), rows, seed)?),
+        SaeConfig::Gated(c) => Box::new(Gated::new(c.clone(), rows, seed)?),
+        SaeConfig::Relu(c) => Box::new(Relu::new(c.clone(), rows, seed)?),
+    })
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::aux_k::{aux_term, sum_sq};
+use super::parts::{check_k, unscaled};
 use super::{init, AuxKConfig, Learner, Silence, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::{encode_topk, sparse_decode, Coder, Columns, SparseGrad, Term};
 
 /// The `[sae]` table for `arch = "topk"`.
@@ -38,21 +39,7 @@ impl Default for TopKConfig {
 
 impl TopKConfig {
     pub(super) fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
-        let d_sae = if self.d_sae == 0 { 16 * d_in } else { self.d_sae };
-        if self.k == 0 || self.k > d_sae {
-            return Err(Error::config(
-                "sae.k",
-                format!("{} of {d_sae} latents cannot be active", self.k),
-                format!("choose k between 1 and {d_sae}, or a larger sae.d_sae"),
-            ));
-        }
-        if !(self.aux_k.coef.is_finite() && self.aux_k.coef >= 0.0) {
-            return Err(Error::config(
-                "sae.aux_k.coef",
-                format!("{} is no weight", self.aux_k.coef),
-                "0 turns AuxK off, 0.03125 is the default",
-            ));
-        }
+        let d_sae = check_k(self.d_sae, self.k, d_in, &self.aux_k)?;
         Ok(Self { d_sae, k: self.k, aux_k: self.aux_k.resolve(d_in, n_tokens) })
     }
 }
@@ -98,15 +85,16 @@ impl Learner for TopK {
         let n_active = columns.rows.len() as u64;
         let grad = (error * (2.0 * per_element))?;
         let b_dec = grad.sum(0)?;
-        let mut loss = sq_error * per_element;
-        let mut terms = vec![Term { columns, grad }];
-        let mut aux_loss = None;
-        if let Some((value, term)) = aux {
-            loss += value;
-            aux_loss = Some(value);
-            terms.push(term);
-        }
-        Ok(Step { loss, sq_error, n_active, aux_loss, grad: SparseGrad { x: xc, terms, b_dec, centred: true } })
+        let mut step = Step {
+            loss: sq_error * per_element,
+            sq_error,
+            n_active,
+            aux_loss: None,
+            parts: Vec::new(),
+            grad: SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true },
+        };
+        step.add_aux(aux);
+        Ok(step)
     }
 
     fn silence(&self) -> &Silence {
@@ -117,11 +105,10 @@ impl Learner for TopK {
         &mut self.silence
     }
 
-    fn finish(&self, scale: f64) -> Result<Dictionary> {
-        // With u = scale * x: a(u) / scale = (x - b_dec / scale) W_enc^T + b_enc / scale, and top-k does not mind a positive factor.
-        let c = &self.coder;
-        let coder = Coder { w_enc: c.w_enc.copy()?, b_enc: (&c.b_enc / scale)?, w_dec: c.w_dec.copy()?, b_dec: (&c.b_dec / scale)? };
-        Dictionary::new(coder, Activation::TopK { k: self.config.k }, true, Provenance { made_by: "topk".into(), ..Default::default() })
+    fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
+        // Top-k does not mind a positive factor.
+        let provenance = Provenance { made_by: "topk".into(), ..Default::default() };
+        Dictionary::new(unscaled(&self.coder, scale)?, Activation::TopK { k: self.config.k }, true, provenance)
     }
 }
 
@@ -143,8 +130,8 @@ mod tests {
         let learner = TopK::new(config, &x, 0).unwrap();
         let scale = 3.5;
         let raw = (&x / scale).unwrap();
-        let (codes, xhat) = learner.finish(scale).unwrap().reconstruct(&raw).unwrap();
-        let (want_codes, want) = learner.finish(1.0).unwrap().reconstruct(&x).unwrap();
+        let (codes, xhat) = learner.finish(scale, &x).unwrap().reconstruct(&raw).unwrap();
+        let (want_codes, want) = learner.finish(1.0, &x).unwrap().reconstruct(&x).unwrap();
         assert_eq!(codes.indices, want_codes.indices);
         let diff =
             ((xhat * scale).unwrap() - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();

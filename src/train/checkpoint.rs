@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::Tensor;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ use super::optim::Optimizer;
 use super::source::Cursor;
 use crate::artefact;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Coder};
+use crate::kernels;
 use crate::sae::Learner;
 
 const FILE: &str = "checkpoint.safetensors";
@@ -44,6 +45,9 @@ pub struct MemberState {
     pub log_len: u64,
     /// Sums since the last line of the log.
     pub window: Window,
+    /// What the learner keeps besides tensors.
+    #[serde(default)]
+    pub learner: serde_json::Value,
 }
 
 impl State {
@@ -57,24 +61,27 @@ fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-fn parts(coder: &Coder) -> [(&'static str, &candle_core::Tensor); 4] {
-    [("w_enc", &coder.w_enc), ("b_enc", &coder.b_enc), ("w_dec", &coder.w_dec), ("b_dec", &coder.b_dec)]
-}
-
-fn groups<'a>(learner: &'a dyn Learner, optimizer: &'a Optimizer) -> [(&'static str, &'a Coder); 3] {
-    [("param", learner.coder()), ("first", &optimizer.moments.first), ("second", &optimizer.moments.second)]
+/// Everything of a member that is a tensor, by the name it has in the file.
+fn tensors<'a>(learner: &'a dyn Learner, optimizer: &'a Optimizer) -> Vec<(String, &'a Tensor)> {
+    let mut all = Vec::new();
+    for (group, c) in [("param", learner.coder()), ("first", &optimizer.moments.first), ("second", &optimizer.moments.second)] {
+        let parts = [("w_enc", &c.w_enc), ("b_enc", &c.b_enc), ("w_dec", &c.w_dec), ("b_dec", &c.b_dec)];
+        all.extend(parts.map(|(part, tensor)| (format!("{group}.{part}"), tensor)));
+    }
+    for ((name, parameter), [first, second]) in learner.extras().into_iter().zip(&optimizer.extras) {
+        all.extend([("param", parameter), ("first", first), ("second", second)].map(|(group, t)| (format!("{group}.{name}"), t)));
+    }
+    all
 }
 
 /// Writes the checkpoint of all members.
 pub fn save<'a>(dir: &Path, state: &State, members: impl Iterator<Item = (&'a str, &'a dyn Learner, &'a Optimizer)>) -> Result<()> {
     let mut buffers: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
     for (name, learner, optimizer) in members {
-        for (group, coder) in groups(learner, optimizer) {
-            for (part, tensor) in parts(coder) {
-                let data = tensor.flatten_all()?.to_vec1::<f32>()?;
-                let bytes = data.iter().flat_map(|v| v.to_le_bytes()).collect();
-                buffers.push((format!("{name}/{group}.{part}"), Dtype::F32, tensor.dims().to_vec(), bytes));
-            }
+        for (part, tensor) in tensors(learner, optimizer) {
+            let data = tensor.flatten_all()?.to_vec1::<f32>()?;
+            let bytes = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            buffers.push((format!("{name}/{part}"), Dtype::F32, tensor.dims().to_vec(), bytes));
         }
         let silence = &learner.silence().tokens;
         let bytes = silence.iter().flat_map(|t| t.to_le_bytes()).collect();
@@ -131,15 +138,13 @@ impl Loaded {
     pub fn restore(&self, name: &str, learner: &mut dyn Learner, optimizer: &mut Optimizer) -> Result<()> {
         let file = SafeTensors::deserialize(&self.bytes).map_err(|e| damaged(&self.path, e))?;
         let tensor = |key: String| file.tensor(&key).map_err(|e| damaged(&self.path, format!("{key}: {e}")));
-        for (group, coder) in groups(learner, optimizer) {
-            for (part, target) in parts(coder) {
-                let view = tensor(format!("{name}/{group}.{part}"))?;
-                if view.shape() != target.dims() {
-                    return Err(damaged(&self.path, format!("{name}/{group}.{part} is {:?}, {:?} expected", view.shape(), target.dims())));
-                }
-                let (chunks, _) = view.data().as_chunks::<4>();
-                kernels::overwrite(target, &chunks.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>())?;
+        for (part, target) in tensors(learner, optimizer) {
+            let view = tensor(format!("{name}/{part}"))?;
+            if view.shape() != target.dims() {
+                return Err(damaged(&self.path, format!("{name}/{part} is {:?}, {:?} expected", view.shape(), target.dims())));
             }
+            let (chunks, _) = view.data().as_chunks::<4>();
+            kernels::overwrite(target, &chunks.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>())?;
         }
         let view = tensor(format!("{name}/silence"))?;
         let (chunks, _) = view.data().as_chunks::<8>();

@@ -1,6 +1,7 @@
 //! The training log: a line of JSON per entry, flushed as it is written, and the same as Parquet at the end. No wall-clock values:
 //! those live in `timing.parquet`, so that the log is the same bytes for the same run.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefact;
 use crate::error::{Error, Result};
+use crate::sae::Per;
 
 /// Columns of `log.parquet`, which are the keys of a line of `log.jsonl`.
 pub const LOG_COLUMNS: &[&str] =
@@ -45,6 +47,9 @@ pub struct LogRecord {
     pub aux_loss: Option<f64>,
     /// Mean norm of the gradient before clipping.
     pub grad_norm: f64,
+    /// Figures of the variant by name: `fvu_256` of a prefix, `l1`, ... A column `parts.NAME` each in `log.parquet`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Option<f64>>,
 }
 
 fn null_as_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
@@ -63,6 +68,8 @@ pub struct Window {
     aux: f64,
     aux_steps: u64,
     grad_norm: f64,
+    #[serde(default)]
+    parts: BTreeMap<String, (f64, Per)>,
 }
 
 impl Window {
@@ -79,6 +86,10 @@ impl Window {
             self.aux_steps += 1;
         }
         self.grad_norm += grad_norm;
+        for part in &step.parts {
+            let sum = self.parts.entry(part.name.clone()).or_insert((0.0, part.per));
+            sum.0 = if part.per == Per::Last { part.value } else { sum.0 + part.value };
+        }
     }
 
     /// FVU so far.
@@ -102,6 +113,17 @@ impl Window {
             dead_after_tokens: silence.dead_after_tokens,
             aux_loss: (w.aux_steps > 0).then(|| w.aux / w.aux_steps as f64),
             grad_norm: w.grad_norm / steps,
+            parts: (w.parts.iter())
+                .map(|(name, &(sum, per))| {
+                    let value = match per {
+                        Per::Spread => sum / w.spread,
+                        Per::Row => sum / w.rows as f64,
+                        Per::Step => sum / steps,
+                        Per::Last => sum,
+                    };
+                    (name.clone(), value.is_finite().then_some(value))
+                })
+                .collect(),
         }
     }
 }
@@ -171,8 +193,17 @@ pub fn to_parquet(dir: &Path) -> Result<()> {
         aux,
         f(|r| r.grad_norm),
     ];
+    let names: BTreeSet<&String> = records.iter().flat_map(|r| r.parts.keys()).collect();
+    let parts: Vec<(String, ArrayRef)> = names
+        .into_iter()
+        .map(|name| {
+            let values = records.iter().map(|r| r.parts.get(name).copied().flatten());
+            (format!("parts.{name}"), Arc::new(Float64Array::from_iter(values)) as ArrayRef)
+        })
+        .collect();
     let fields = LOG_COLUMNS.iter().zip(columns).map(|(name, column)| (*name, column, *name == "aux_loss"));
-    write_table(&dir.join("log.parquet"), fields)
+    let parts = parts.iter().map(|(name, column)| (name.as_str(), column.clone(), true));
+    write_table(&dir.join("log.parquet"), fields.chain(parts))
 }
 
 /// Writes named columns as one Parquet file, atomically.

@@ -153,20 +153,22 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
     let mut running = Vec::with_capacity(members.len());
     for (i, member) in members.into_iter().enumerate() {
         let mut learner = sae::build(&member.sae, &rows, member.train.seed)?;
-        let mut optimizer = Optimizer::new(&member.train, learner.coder())?;
+        let mut optimizer = Optimizer::new(&member.train, learner.as_ref())?;
         let (mut window, mut log_len) = (Window::default(), 0);
         if let Some(loaded) = &resumed {
             let state = loaded.state.members.get(i).filter(|s| s.name == member.name).ok_or_else(|| {
                 Error::request(format!("the checkpoint has no member `{}`", member.name), "resume with the sweep that was started")
             })?;
             loaded.restore(&member.name, learner.as_mut(), &mut optimizer)?;
+            learner.restore(&state.learner);
             (window, log_len) = (state.window.clone(), state.log_len);
         }
         artefact::write(&member.dir, "config.toml", member.config_toml.as_bytes())?;
         let log = LogFile::open(&member.dir, log_len)?;
         running.push(Running { schedule: Schedule::new(&member.train), member, learner, optimizer, log, window });
     }
-    drop(rows);
+    // The rows that learners started from are also those that they calibrate thresholds on; nobody else needs them any more.
+    let rows = if running.iter().any(|r| r.learner.calibrates()) { rows } else { rows.narrow(0, 0, 1)?.copy()? };
     let first_step = resumed.as_ref().map_or(0, |r| r.state.step);
     drop(resumed);
 
@@ -204,7 +206,7 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
     let seconds = started.elapsed().as_secs_f64();
     let told = source.report()?;
     for r in &running {
-        finish(r, scale, n_steps, seconds, &told)?;
+        finish(r, scale, &rows, n_steps, seconds, &told)?;
     }
     checkpoint::remove(root)?;
     let tokens = n_steps * batch;
@@ -227,7 +229,7 @@ fn learn(r: &mut Running, x: &Tensor, spread: f64, step: u64, tokens: u64, epoch
     if !made.loss.is_finite() {
         return Err(Error::Diverged { step, loss: made.loss, lr });
     }
-    let norm = r.optimizer.apply(r.learner.coder(), &made.grad, lr, r.learner.unit_norm())?;
+    let norm = r.optimizer.apply(r.learner.as_ref(), &made.grad, lr)?;
     if !norm.is_finite() {
         return Err(Error::Diverged { step, loss: norm, lr });
     }
@@ -245,7 +247,7 @@ fn save(root: &Path, step: u64, cursor: Cursor, running: &[Running]) -> Result<(
         .iter()
         .map(|r| {
             r.log.sync()?;
-            Ok(MemberState { name: r.member.name.clone(), log_len: r.log.len, window: r.window.clone() })
+            Ok(MemberState { name: r.member.name.clone(), log_len: r.log.len, window: r.window.clone(), learner: r.learner.state() })
         })
         .collect::<Result<_>>()?;
     let state = State::new(step, cursor, members);
@@ -253,7 +255,7 @@ fn save(root: &Path, step: u64, cursor: Cursor, running: &[Running]) -> Result<(
 }
 
 /// Everything of a member but `dictionary.json` first: that file says that the rest is whole.
-fn finish(r: &Running, scale: f64, steps: u64, seconds: f64, told: &SourceReport) -> Result<()> {
+fn finish(r: &Running, scale: f64, rows: &Tensor, steps: u64, seconds: f64, told: &SourceReport) -> Result<()> {
     let dir = &r.member.dir;
     log::to_parquet(dir)?;
     let tokens = steps * r.member.train.batch as u64;
@@ -266,19 +268,26 @@ fn finish(r: &Running, scale: f64, steps: u64, seconds: f64, told: &SourceReport
         ("tokens_per_s", Arc::new(Float64Array::from_iter_values(stages.iter().map(|s| s.2 as f64 / s.1.max(1e-9)))), false),
     ];
     log::write_table(&dir.join("timing.parquet"), columns.into_iter())?;
-    let mut dictionary = r.learner.finish(scale)?;
+    let mut dictionary = r.learner.finish(scale, rows)?;
     let silence = r.learner.silence();
+    let mut notes = serde_json::json!({
+        "tokens": tokens, "steps": steps, "scale": scale,
+        "dead": silence.n_dead(), "dead_after_tokens": silence.dead_after_tokens,
+    });
+    if let (Some(notes), Some(own)) = (notes.as_object_mut(), dictionary.provenance.notes.as_object()) {
+        notes.extend(own.clone());
+    }
     dictionary.provenance = Provenance {
         made_by: dictionary.provenance.made_by.clone(),
         lapidary: env!("CARGO_PKG_VERSION").into(),
         config: serde_json::json!({ "sae": r.member.sae, "train": r.member.train }),
-        notes: serde_json::json!({
-            "tokens": tokens, "steps": steps, "scale": scale,
-            "dead": silence.n_dead(), "dead_after_tokens": silence.dead_after_tokens,
-        }),
+        notes,
         stream: told.stream.clone(),
         ..r.member.provenance.clone()
     };
+    for (name, part) in r.learner.beside(&dictionary)? {
+        part.save(&dir.join(name))?;
+    }
     dictionary.save(dir)
 }
 

@@ -8,7 +8,7 @@ use crate::dictionary::{Dictionary, Provenance};
 use crate::kernels::dot;
 use crate::progress::Silent;
 use crate::rng::Rng;
-use crate::sae::{SaeConfig, TopKConfig};
+use crate::sae::{BatchTopKConfig, GatedConfig, Inside, JumpReluConfig, MatryoshkaConfig, MsaeConfig, ReluConfig, SaeConfig, TopKConfig};
 use crate::shard::Batch;
 use crate::Progress;
 
@@ -75,7 +75,12 @@ impl RowSource for Planted {
 }
 
 fn member(root: &Path, k: usize, seed: u64, n_tokens: u64, checkpoint_seconds: f64) -> Member {
-    let sae = SaeConfig::TopK(TopKConfig { d_sae: 32, k, ..Default::default() }).resolve(D, n_tokens).unwrap();
+    let sae = SaeConfig::TopK(TopKConfig { d_sae: 32, k, ..Default::default() });
+    member_of(root, sae, &format!("k{k}-s{seed}"), seed, n_tokens, checkpoint_seconds)
+}
+
+fn member_of(root: &Path, sae: SaeConfig, name: &str, seed: u64, n_tokens: u64, checkpoint_seconds: f64) -> Member {
+    let sae = sae.resolve(D, n_tokens).unwrap();
     let config = TrainConfig {
         n_tokens,
         batch: 128,
@@ -88,8 +93,22 @@ fn member(root: &Path, k: usize, seed: u64, n_tokens: u64, checkpoint_seconds: f
         ..Default::default()
     };
     let train = config.resolve(32, 1).unwrap();
-    let name = format!("k{k}-s{seed}");
-    Member { dir: root.join(&name), name, sae, train, config_toml: format!("k = {k}\n"), provenance: Provenance::default() }
+    let config_toml = format!("name = \"{name}\"\n");
+    Member { dir: root.join(name), name: name.to_string(), sae, train, config_toml, provenance: Provenance::default() }
+}
+
+/// Every learner, at two latents per row or a penalty that comes near it.
+fn learners() -> Vec<SaeConfig> {
+    vec![
+        SaeConfig::TopK(TopKConfig { d_sae: 32, k: 2, ..Default::default() }),
+        SaeConfig::BatchTopK(BatchTopKConfig { d_sae: 32, k: 2, ..Default::default() }),
+        SaeConfig::Matryoshka(MatryoshkaConfig { d_sae: 32, k: 2, prefixes: vec![8, 24, 32], save_prefixes: true, ..Default::default() }),
+        SaeConfig::Matryoshka(MatryoshkaConfig { d_sae: 32, k: 2, sampled: 3, inside: Inside::Topk, ..Default::default() }),
+        SaeConfig::Msae(MsaeConfig { d_sae: 32, levels: vec![2, 4, 8], ..Default::default() }),
+        SaeConfig::JumpRelu(JumpReluConfig { d_sae: 32, target_l0: 2.0, ..Default::default() }),
+        SaeConfig::Gated(GatedConfig { d_sae: 32, l1: 1.0, ..Default::default() }),
+        SaeConfig::Relu(ReluConfig { d_sae: 32, l1: 0.5, ..Default::default() }),
+    ]
 }
 
 /// Mean over true atoms of the best |cosine| with a learned one.
@@ -105,7 +124,7 @@ fn a_planted_dictionary_is_learned() {
     let before = {
         let m = member(dir.path(), 2, 0, 1280, 1e9);
         let x = candle_core::Tensor::from_vec(source.next_rows(512).unwrap().x, (512, D), &candle_core::Device::Cpu).unwrap();
-        recovery(&crate::sae::build(&m.sae, &x, 0).unwrap().finish(1.0).unwrap(), &source.atoms)
+        recovery(&crate::sae::build(&m.sae, &x, 0).unwrap().finish(1.0, &x).unwrap(), &source.atoms)
     };
     let report = train(vec![member(dir.path(), 2, 0, 300_000, 1e9)], &mut source, dir.path(), Mode::Fresh, &Silent).unwrap();
     let found = recovery(&Dictionary::load(&report.members[0].dictionary).unwrap(), &source.atoms);
@@ -113,6 +132,59 @@ fn a_planted_dictionary_is_learned() {
     assert!(report.members[0].last.fvu < 0.1);
     assert!(report.members[0].last.l0 <= 2.0);
     assert!(train(vec![member(dir.path(), 2, 0, 1280, 1e9)], &mut source, dir.path(), Mode::Fresh, &Silent).is_err(), "folder in use");
+}
+
+#[test]
+fn every_learner_finds_the_planted_atoms_and_keeps_to_its_sparsity() {
+    let dir = tempfile::tempdir().unwrap();
+    let members: Vec<Member> = (learners().into_iter().enumerate())
+        .map(|(i, sae)| {
+            let name = format!("{i}-{}", sae.arch());
+            member_of(dir.path(), sae, &name, 0, 400_000, 1e9)
+        })
+        .collect();
+    let mut source = Planted::new();
+    let report = train(members, &mut source, dir.path(), Mode::Fresh, &Silent).unwrap();
+    for member in &report.members {
+        let dictionary = Dictionary::load(&member.dictionary).unwrap();
+        let found = recovery(&dictionary, &source.atoms);
+        println!("{}: {found:.3}, fvu {:.4}, l0 {:.2}, {:?}", member.name, member.last.fvu, member.last.l0, member.last.parts);
+        assert!(found > 0.9, "{}: {found}", member.name);
+        assert!(member.last.fvu < 0.15 && member.last.l0 < 8.1, "{}: {:?}", member.name, member.last);
+        // Rows that it has not seen: as sparse as in training.
+        source.seek(&Cursor { offset: 1 << 40, ..Default::default() }).unwrap();
+        let x = candle_core::Tensor::from_vec(source.next_rows(4000).unwrap().x, (4000, D), &candle_core::Device::Cpu).unwrap();
+        let l0 = dictionary.encode(&x).unwrap().indices.len() as f64 / 4000.0;
+        assert!((l0 - member.last.l0).abs() < 0.25 * member.last.l0, "{}: {l0} held out, {} in training", member.name, member.last.l0);
+    }
+    let prefixed = &report.members[2];
+    let prefix = Dictionary::load(&prefixed.dictionary.join("prefix-24")).unwrap();
+    assert_eq!(prefix.d_sae(), 24);
+    let parts: Vec<&str> = prefixed.last.parts.keys().map(String::as_str).collect();
+    assert_eq!(parts, ["dead_24", "dead_8", "fvu_24", "fvu_8", "l0_24", "l0_8"]);
+    assert!(prefixed.last.parts["fvu_8"] > prefixed.last.parts["fvu_24"]);
+}
+
+#[test]
+fn every_learner_goes_on_exactly_where_it_was_cut() {
+    let sweep = |root: &Path, seconds| -> Vec<Member> {
+        let named = learners().into_iter().enumerate().map(|(i, sae)| (format!("{i}-{}", sae.arch()), sae));
+        named.map(|(name, sae)| member_of(root, sae, &name, 1, 4000, seconds)).collect()
+    };
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    train(sweep(whole.path(), 1e9), &mut scaled(), whole.path(), Mode::Fresh, &Silent).unwrap();
+    let mut mode = Mode::Fresh;
+    while let Err(e) = train(sweep(cut.path(), 0.0), &mut scaled(), cut.path(), mode, &StopAfter(AtomicU64::new(7))) {
+        assert!(matches!(e, Error::Interrupted { .. }), "{e}");
+        mode = Mode::Resume;
+    }
+    assert_eq!(mode, Mode::Resume);
+    for member in sweep(whole.path(), 1e9) {
+        for file in ["dictionary.safetensors", "log.jsonl", "log.parquet"] {
+            let read = |root: &Path| std::fs::read(root.join(&member.name).join(file)).unwrap();
+            assert!(read(whole.path()) == read(cut.path()), "{}/{file} differs", member.name);
+        }
+    }
 }
 
 /// Cancels after so many batches.

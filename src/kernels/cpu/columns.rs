@@ -1,6 +1,6 @@
 //! A selection by latent (CSC): a counting sort, so that each latent's rows come in ascending order without comparing anything.
 
-use crate::codes::PAD;
+use crate::codes::{Codes, PAD};
 use crate::error::Result;
 use crate::kernels::Selection;
 
@@ -45,6 +45,69 @@ impl Columns {
             }
         }
         Ok(columns)
+    }
+
+    /// Of codes.
+    pub fn of_codes(codes: &Codes) -> Self {
+        let mut starts = vec![0usize; codes.d_sae + 1];
+        for &j in &codes.indices {
+            starts[j as usize + 1] += 1;
+        }
+        for j in 0..codes.d_sae {
+            starts[j + 1] += starts[j];
+        }
+        let mut next = starts.clone();
+        let mut columns = Self { rows: vec![0; codes.indices.len()], values: vec![0.0; codes.indices.len()], starts };
+        for r in 0..codes.n_rows() {
+            let (indices, values) = codes.row(r);
+            for (&j, &v) in indices.iter().zip(values) {
+                let slot = &mut next[j as usize];
+                columns.rows[*slot] = r as u32;
+                columns.values[*slot] = v;
+                *slot += 1;
+            }
+        }
+        columns
+    }
+
+    /// As codes of `n` rows.
+    pub fn to_codes(&self, n: usize) -> Codes {
+        let d_sae = self.starts.len() - 1;
+        let mut rows: Vec<Vec<(u32, f32)>> = vec![Vec::new(); n];
+        for j in 0..d_sae {
+            let (of, values) = self.column(j);
+            of.iter().zip(values).for_each(|(&r, &v)| rows[r as usize].push((j as u32, v)));
+        }
+        let mut codes = Codes::new(d_sae);
+        for mut row in rows {
+            row.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            codes.push_row(row.into_iter());
+        }
+        codes
+    }
+
+    /// The entries of latents `from..to` alone, over the same latents.
+    pub fn range(&self, from: usize, to: usize) -> Self {
+        let (first, last) = (self.starts[from], self.starts[to]);
+        Self {
+            starts: self.starts.iter().map(|s| s.clamp(&first, &last) - first).collect(),
+            rows: self.rows[first..last].to_vec(),
+            values: self.values[first..last].to_vec(),
+        }
+    }
+
+    /// The entries for which `keep` says so, by latent and value.
+    pub fn filtered(&self, keep: impl Fn(usize, f32) -> bool) -> Self {
+        let mut kept = Self { starts: vec![0], rows: Vec::new(), values: Vec::new() };
+        for j in 0..self.starts.len() - 1 {
+            let (rows, values) = self.column(j);
+            for (&r, &v) in rows.iter().zip(values).filter(|(_, &v)| keep(j, v)) {
+                kept.rows.push(r);
+                kept.values.push(v);
+            }
+            kept.starts.push(kept.rows.len());
+        }
+        kept
     }
 
     /// Rows and values of latent `j`.

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::storage::{with_slice, with_slices, with_slices_mut};
 use super::vector::{axpy, dot, sq_norm};
 use crate::error::Result;
-use crate::kernels::{Coder, Columns, Measured, SparseGrad};
+use crate::kernels::{Coder, Columns, Measured, Role, SparseGrad};
 
 /// Adam's settings at one step (Kingma & Ba, arXiv 1412.6980; no weight decay).
 #[derive(Debug, Clone, Copy)]
@@ -67,31 +67,61 @@ struct LatentGrad {
     w_enc: Vec<f32>,
     w_dec: Vec<f32>,
     b_enc: f32,
+    /// What reaches the encoder's input, in units of the latent's encoder row.
+    through: f32,
+    /// Per term: sums of dz and dz z.
+    sums: Vec<[f32; 2]>,
 }
 
 thread_local! {
     static BUFFER: RefCell<LatentGrad> = RefCell::default();
 }
 
+/// A term with its gradient as a slice.
+struct View<'a> {
+    columns: &'a Columns,
+    grad: &'a [f32],
+    role: &'a Role,
+}
+
 impl LatentGrad {
     /// Accumulates latent `j`'s gradient over all terms; false when nothing fired.
-    fn accumulate(&mut self, j: usize, terms: &[(&Columns, &[f32])], x: &[f32], w_dec: &[f32], d_in: usize, unit_norm: bool) -> bool {
+    fn accumulate(&mut self, j: usize, terms: &[View<'_>], x: &[f32], w_dec: &[f32], d_in: usize, unit_norm: bool) -> bool {
         let d_out = w_dec.len();
         self.w_enc.clear();
         self.w_enc.resize(d_in, 0.0);
         self.w_dec.clear();
         self.w_dec.resize(d_out, 0.0);
-        self.b_enc = 0.0;
+        self.sums.clear();
+        (self.b_enc, self.through) = (0.0, 0.0);
         let mut any = false;
-        for (columns, grad) in terms {
+        for View { columns, grad, role } in terms {
             let (rows, values) = columns.column(j);
+            any |= !rows.is_empty();
+            let norm = if role.norm_penalty != 0.0 && !rows.is_empty() { sq_norm(w_dec).sqrt() } else { 0.0 };
+            let gain = role.gain.as_ref().map_or(1.0, |g| g[j]);
+            let (mut sum, mut sum_z, mut total) = (0f32, 0f32, 0f32);
             for (&r, &v) in rows.iter().zip(values) {
-                any = true;
                 let g = &grad[r as usize * d_out..(r as usize + 1) * d_out];
-                let dv = dot(g, w_dec);
-                axpy(v, g, &mut self.w_dec);
-                axpy(dv, &x[r as usize * d_in..(r as usize + 1) * d_in], &mut self.w_enc);
-                self.b_enc += dv;
+                let dz = dot(g, w_dec) + role.offset + role.norm_penalty * norm;
+                if role.decoder {
+                    axpy(v, g, &mut self.w_dec);
+                }
+                let da = dz * gain * role.softcap.map_or(1.0, |c| 1.0 - (v / c) * (v / c));
+                if role.encoder {
+                    axpy(da, &x[r as usize * d_in..(r as usize + 1) * d_in], &mut self.w_enc);
+                    self.through += da;
+                }
+                if role.bias {
+                    self.b_enc += da;
+                }
+                (sum, sum_z, total) = (sum + dz, sum_z + dz * v, total + v);
+            }
+            if role.decoder && norm > 0.0 {
+                axpy(role.norm_penalty * total / norm, w_dec, &mut self.w_dec);
+            }
+            if role.sums {
+                self.sums.push([sum, sum_z]);
             }
         }
         if any && unit_norm {
@@ -103,11 +133,12 @@ impl LatentGrad {
 }
 
 /// Calls `f` with the slices of a gradient's terms.
-fn with_terms<R>(grad: &SparseGrad, f: impl FnOnce(&[(&Columns, &[f32])], &[f32]) -> R) -> Result<R> {
+fn with_terms<R>(grad: &SparseGrad, f: impl FnOnce(&[View<'_>], &[f32]) -> R) -> Result<R> {
     let tensors: Vec<&Tensor> = grad.terms.iter().map(|t| &t.grad).chain([&grad.x]).collect();
     with_slices(&tensors, |slices| {
         let (x, grads) = slices.split_last().expect("x is always there");
-        let terms: Vec<(&Columns, &[f32])> = grad.terms.iter().zip(grads).map(|(t, g)| (&t.columns, *g)).collect();
+        let terms: Vec<View<'_>> =
+            grad.terms.iter().zip(grads).map(|(t, g)| View { columns: &t.columns, grad: g, role: &t.role }).collect();
         f(&terms, x)
     })
 }
@@ -117,7 +148,7 @@ pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Meas
     let (_, d_in) = coder.w_enc.dims2()?;
     let (_, d_out) = coder.w_dec.dims2()?;
     let b_dec: Vec<f32> = grad.b_dec.to_vec1()?;
-    let chunks: Vec<(f64, Vec<f64>)> = with_terms(grad, |terms, x| {
+    let chunks: Vec<(f64, Vec<f64>, Vec<[f32; 2]>)> = with_terms(grad, |terms, x| {
         with_slice(&coder.w_enc, |w_enc: &[f32]| {
             with_slice(&coder.w_dec, |w_dec: &[f32]| {
                 (w_enc.par_chunks(CHUNK * d_in), w_dec.par_chunks(CHUNK * d_out))
@@ -126,19 +157,22 @@ pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Meas
                     .map(|(c, (w_enc, w_dec))| {
                         let mut sq = 0f64;
                         let mut through_encoder = vec![0f64; if grad.centred { d_in } else { 0 }];
+                        let mut sums = Vec::new();
                         BUFFER.with_borrow_mut(|buffer| {
                             for (i, (w_enc, w_dec)) in w_enc.chunks_exact(d_in).zip(w_dec.chunks_exact(d_out)).enumerate() {
-                                if !buffer.accumulate(c * CHUNK + i, terms, x, w_dec, d_in, unit_norm) {
+                                let any = buffer.accumulate(c * CHUNK + i, terms, x, w_dec, d_in, unit_norm);
+                                sums.extend_from_slice(&buffer.sums);
+                                if !any {
                                     continue;
                                 }
                                 sq += f64::from(sq_norm(&buffer.w_enc)) + f64::from(sq_norm(&buffer.w_dec));
                                 sq += f64::from(buffer.b_enc) * f64::from(buffer.b_enc);
                                 for (sum, w) in through_encoder.iter_mut().zip(w_enc) {
-                                    *sum += f64::from(buffer.b_enc) * f64::from(*w);
+                                    *sum += f64::from(buffer.through) * f64::from(*w);
                                 }
                             }
                         });
-                        (sq, through_encoder)
+                        (sq, through_encoder, sums)
                     })
                     .collect()
             })
@@ -146,15 +180,20 @@ pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Meas
     })???;
     let mut sq_norm = 0f64;
     let mut total: Vec<f64> = b_dec.iter().map(|&g| f64::from(g)).collect();
-    for (sq, through_encoder) in &chunks {
+    let n_sums = grad.terms.iter().filter(|t| t.role.sums).count();
+    let mut sums: Vec<Vec<[f32; 2]>> = vec![Vec::new(); n_sums];
+    for (sq, through_encoder, of_latents) in &chunks {
         sq_norm += sq;
+        for latent in of_latents.chunks_exact(n_sums.max(1)) {
+            sums.iter_mut().zip(latent).for_each(|(all, one)| all.push(*one));
+        }
         for (t, e) in total.iter_mut().zip(through_encoder) {
             *t -= e;
         }
     }
     sq_norm += total.iter().map(|g| g * g).sum::<f64>();
     let b_dec = total.into_iter().map(|g| g as f32).collect::<Vec<_>>();
-    Ok(Measured { sq_norm, b_dec: Tensor::from_vec(b_dec, d_out, coder.b_dec.device())? })
+    Ok(Measured { sq_norm, b_dec: Tensor::from_vec(b_dec, d_out, coder.b_dec.device())?, sums })
 }
 
 /// Adam on slices, constants folded once per step.
@@ -192,6 +231,11 @@ impl Rule {
             *p -= self.step_size * *m / (v.sqrt() * self.root_correction + self.eps);
         }
     }
+}
+
+/// Adam on one vector of parameters, in place.
+pub fn vector_update(parameter: &mut [f32], first: &mut [f32], second: &mut [f32], grad: &[f32], adam: &Adam) {
+    Rule::new(adam).apply(parameter, first, second, grad.iter().copied());
 }
 
 /// See [`crate::kernels::latent_update`].
@@ -250,4 +294,29 @@ pub fn latent_update(coder: &Coder, moments: &Moments, grad: &SparseGrad, measur
                 });
         })
     })?
+}
+
+/// The whole gradient, dense, for tests.
+#[cfg(test)]
+pub fn dense_gradient(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Coder {
+    let (d_sae, d_in) = coder.w_enc.dims2().unwrap();
+    let w_dec: Vec<Vec<f32>> = coder.w_dec.to_vec2().unwrap();
+    let (mut we, mut be, mut wd) = (Vec::new(), Vec::new(), Vec::new());
+    with_terms(grad, |terms, x| {
+        let mut buffer = LatentGrad::default();
+        for (j, row) in w_dec.iter().enumerate() {
+            buffer.accumulate(j, terms, x, row, d_in, unit_norm);
+            we.extend_from_slice(&buffer.w_enc);
+            be.push(buffer.b_enc);
+            wd.extend_from_slice(&buffer.w_dec);
+        }
+    })
+    .unwrap();
+    let device = coder.w_enc.device();
+    Coder {
+        w_enc: Tensor::from_vec(we, (d_sae, d_in), device).unwrap(),
+        b_enc: Tensor::from_vec(be, d_sae, device).unwrap(),
+        w_dec: Tensor::from_vec(wd, coder.w_dec.dims(), device).unwrap(),
+        b_dec: measure(coder, grad, unit_norm).unwrap().b_dec,
+    }
 }

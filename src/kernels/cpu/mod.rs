@@ -1,5 +1,6 @@
 //! The CPU kernels: rayon over rows or latents, `gemm` for products, results independent of the number of threads.
 
+pub mod batch_topk;
 pub mod columns;
 mod encode;
 pub mod latent_update;

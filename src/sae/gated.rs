@@ -1,0 +1,161 @@
+//! Gated SAE (Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse Autoencoders", arXiv 2404.16014).
+//!
+//! ```text
+//! pi    = (x - b_dec) W_enc^T
+//! gate  = 1 where pi + b_gate > 0
+//! z     = gate ReLU(exp(r_mag) pi + b_mag)
+//! v     = ReLU(pi + b_gate)
+//! L     = [ sum |x - z W_dec - b_dec|^2 + l1 sum v + sum |x - v sg(W_dec) - sg(b_dec)|^2 ] / (n d_in)
+//! ```
+//!
+//! The penalty falls on the gate's own path, which has no part in the reconstruction, so that magnitudes are not shrunk. `sg` stops
+//! gradients. `b_gate` is the coder's `b_enc`.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Value};
+
+use super::aux_k::sum_sq;
+use super::parts::{check_k, check_weight, unscaled, Part, Per};
+use super::relu::{grown, warmup, INIT_K};
+use super::{init, AuxKConfig, Learner, Silence, Step};
+use crate::dictionary::{Activation, Dictionary, Provenance};
+use crate::error::Result;
+use crate::kernels::{decode_codes, encode_threshold, Coder, Columns, Role, SparseGrad, Term};
+
+/// The `[sae]` table for `arch = "gated"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatedConfig {
+    /// Number of latents; 0 stands for 16 times the input's width.
+    pub d_sae: usize,
+    /// Weight of the L1 penalty on the gate's path, on rows of mean squared norm `d_in`.
+    pub l1: f64,
+    /// Tokens over which the penalty grows from 0; 0 stands for 5 % of `train.n_tokens`.
+    pub warmup_tokens: u64,
+    /// A latent is dead when silent for this many tokens; 0 stands for min(10 million, 5 % of `train.n_tokens`).
+    pub dead_after_tokens: u64,
+}
+
+impl Default for GatedConfig {
+    fn default() -> Self {
+        Self { d_sae: 0, l1: 5.0, warmup_tokens: 0, dead_after_tokens: 0 }
+    }
+}
+
+impl GatedConfig {
+    pub(super) fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
+        let aux = AuxKConfig { dead_after_tokens: self.dead_after_tokens, ..AuxKConfig::default() }.resolve(d_in, n_tokens);
+        check_weight("sae.l1", self.l1, "0 turns the penalty off, 5 is the default")?;
+        let d_sae = check_k(self.d_sae, 1, d_in, &aux)?;
+        Ok(Self { d_sae, l1: self.l1, warmup_tokens: warmup(self.warmup_tokens, n_tokens), dead_after_tokens: aux.dead_after_tokens })
+    }
+}
+
+/// A Gated SAE in training.
+#[derive(Debug)]
+pub struct Gated {
+    config: GatedConfig,
+    /// `b_enc` is the gate's bias.
+    coder: Coder,
+    /// `[d_sae]`, f32.
+    r_mag: Tensor,
+    /// `[d_sae]`, f32.
+    b_mag: Tensor,
+    silence: Silence,
+    tokens: u64,
+}
+
+impl Gated {
+    /// Tied start from `rows` (see `init`).
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn new(config: GatedConfig, rows: &Tensor, seed: u64) -> Result<Self> {
+        let coder = init::tied_topk(config.d_sae, INIT_K.min(config.d_sae), rows, seed)?;
+        let silence = Silence::new(config.d_sae, config.dead_after_tokens);
+        let zeros = || Tensor::zeros(config.d_sae, DType::F32, rows.device());
+        Ok(Self { r_mag: zeros()?, b_mag: zeros()?, config, coder, silence, tokens: 0 })
+    }
+}
+
+impl Learner for Gated {
+    fn coder(&self) -> &Coder {
+        &self.coder
+    }
+
+    fn step(&mut self, x: &Tensor) -> Result<Step> {
+        let (n, d) = x.dims2()?;
+        self.tokens += n as u64;
+        let l1 = self.config.l1 * grown(self.tokens, self.config.warmup_tokens);
+        let xc = x.broadcast_sub(&self.coder.b_dec)?;
+        let open = encode_threshold(&xc, &self.coder.w_enc, &self.coder.b_enc, &self.coder.b_enc.zeros_like()?)?;
+        let gain: Vec<f32> = self.r_mag.exp()?.to_vec1()?;
+        let (b_mag, b_gate): (Vec<f32>, Vec<f32>) = (self.b_mag.to_vec1()?, self.coder.b_enc.to_vec1()?);
+        let codes = open.mapped(|j, v| gain[j] * (v - b_gate[j]) + b_mag[j]);
+        let error = (decode_codes(&codes, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
+        let gate_error = (decode_codes(&open, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
+        let (sq_error, sq_gate) = (sum_sq(&error)?, sum_sq(&gate_error)?);
+        let per_element = 1.0 / (n as f64 * d as f64);
+        let (columns, gates) = (Columns::of_codes(&codes), Columns::of_codes(&open));
+        self.silence.count(&columns, n as u64);
+        let total: f64 = open.values.iter().map(|&v| f64::from(v)).sum();
+        let grad = (error * (2.0 * per_element))?;
+        let b_dec = grad.sum(0)?;
+        let n_active = columns.rows.len() as u64;
+        let magnitudes = Role { bias: false, gain: Some(Arc::new(gain)), sums: true, ..Role::default() };
+        let gating = Role { decoder: false, offset: (l1 * per_element) as f32, ..Role::default() };
+        let terms = vec![
+            Term { columns, grad, role: magnitudes },
+            Term { columns: gates, grad: (gate_error * (2.0 * per_element))?, role: gating },
+        ];
+        Ok(Step {
+            loss: (sq_error + l1 * total + sq_gate) * per_element,
+            sq_error,
+            n_active,
+            aux_loss: None,
+            parts: vec![
+                Part { name: "l1".into(), value: total / d as f64, per: Per::Row },
+                Part { name: "fvu_gate".into(), value: sq_gate, per: Per::Spread },
+            ],
+            grad: SparseGrad { x: xc, terms, b_dec, centred: true },
+        })
+    }
+
+    fn extras(&self) -> Vec<(&'static str, &Tensor)> {
+        vec![("r_mag", &self.r_mag), ("b_mag", &self.b_mag)]
+    }
+
+    fn extra_grads(&self, sums: &[Vec<[f32; 2]>]) -> Result<Vec<Vec<f32>>> {
+        let b_mag: Vec<f32> = self.b_mag.to_vec1()?;
+        // z = exp(r) pi + b, so exp(r) pi = z - b.
+        let r = sums[0].iter().zip(&b_mag).map(|([dz, dz_z], b)| dz_z - b * dz).collect();
+        Ok(vec![r, sums[0].iter().map(|[dz, _]| *dz).collect()])
+    }
+
+    fn silence(&self) -> &Silence {
+        &self.silence
+    }
+
+    fn silence_mut(&mut self) -> &mut Silence {
+        &mut self.silence
+    }
+
+    fn state(&self) -> Value {
+        json!({ "tokens": self.tokens })
+    }
+
+    fn restore(&mut self, state: &Value) {
+        self.tokens = state["tokens"].as_u64().unwrap_or_default();
+    }
+
+    fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
+        let provenance = Provenance { made_by: "gated".into(), ..Default::default() };
+        let mut dictionary = Dictionary::new(unscaled(&self.coder, scale)?, Activation::Relu, true, provenance)?;
+        dictionary.magnitude = Some((self.r_mag.exp()?, (&self.b_mag / scale)?));
+        dictionary.activation = Activation::Gated;
+        Ok(dictionary)
+    }
+}
