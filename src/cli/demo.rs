@@ -190,6 +190,8 @@ fn trained(
         out.display()
     ));
     let args = train::Args {
+        l1: None,
+        target_l0: None,
         shards: Some(shards.to_path_buf()),
         host: HostFlags::default(),
         dtype: None,

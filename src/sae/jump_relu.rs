@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use super::aux_k::{aux_term, sum_sq};
-use super::parts::{check_k, check_weight, unscaled, Part, Per};
+use super::parts::{calibrate, check_k, check_weight, unscaled, Part, Per};
 use super::relu::{grown, warmup, INIT_K};
 use super::{init, AuxKConfig, Learner, Silence, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
@@ -33,7 +33,8 @@ pub struct JumpReluConfig {
     pub target_l0: f64,
     /// Weight of the penalty.
     pub l0_coef: f64,
-    /// Thresholds start here, in the trainer's scale (rows of mean squared norm `d_in`).
+    /// Thresholds start here, in the trainer's scale (rows of mean squared norm `d_in`); 0: where `target_l0` latents of the starting rows
+    /// are active (without a target, 0.1).
     pub initial_threshold: f64,
     /// Width of the rectangle, in the same scale.
     pub bandwidth: f64,
@@ -49,7 +50,7 @@ impl Default for JumpReluConfig {
             d_sae: 0,
             target_l0: 32.0,
             l0_coef: 1.0,
-            initial_threshold: 0.1,
+            initial_threshold: 0.0,
             bandwidth: 0.1,
             warmup_tokens: 0,
             aux_k: AuxKConfig::default(),
@@ -66,10 +67,9 @@ impl JumpReluConfig {
             let problem = format!("{} of {d_sae} latents cannot be active", self.target_l0);
             return Err(Error::config("sae.target_l0", problem, format!("choose at most {d_sae}, or a larger sae.d_sae")));
         }
-        for (key, value) in [("sae.initial_threshold", self.initial_threshold), ("sae.bandwidth", self.bandwidth)] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::config(key, format!("is {value}"), "it must be above 0; 0.1 is the default"));
-            }
+        check_weight("sae.initial_threshold", self.initial_threshold, "0 stands for where the target is met")?;
+        if !(self.bandwidth.is_finite() && self.bandwidth > 0.0) {
+            return Err(Error::config("sae.bandwidth", format!("is {}", self.bandwidth), "it must be above 0; 0.1 is the default"));
         }
         let aux_k = self.aux_k.resolve(d_in, n_tokens);
         Ok(Self { d_sae, warmup_tokens: warmup(self.warmup_tokens, n_tokens), aux_k, ..self.clone() })
@@ -98,7 +98,13 @@ impl JumpRelu {
         let k = if config.target_l0 >= 1.0 { config.target_l0 as usize } else { INIT_K };
         let coder = init::tied_topk(config.d_sae, k.min(config.d_sae), rows, seed)?;
         let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
-        let log_threshold = Tensor::full(config.initial_threshold.ln() as f32, config.d_sae, rows.device())?;
+        // Thresholds move slowly, so a start far from the target would cost most of a short run.
+        let start = match config.initial_threshold {
+            given if given > 0.0 => given,
+            _ if config.target_l0 >= 1.0 => f64::from(calibrate(&coder, rows, k)?).max(1e-3),
+            _ => 0.1,
+        };
+        let log_threshold = Tensor::full(start.ln() as f32, config.d_sae, rows.device())?;
         Ok(Self { config, coder, log_threshold, silence, tokens: 0, band: (Vec::new(), 0.0) })
     }
 }
