@@ -23,7 +23,7 @@ mod write;
 
 pub use crate::artefact::Mode;
 pub use config::{HarvestConfig, MaskRule, Plan};
-pub use ingest::{ingest, IngestConfig};
+pub use ingest::{ingest, IngestConfig, PlantedSource};
 pub use report::HarvestReport;
 
 use std::path::Path;

@@ -11,6 +11,7 @@ pub mod fable;
 mod files;
 mod jsonl;
 pub(crate) mod npy;
+pub mod planted;
 mod table;
 mod text;
 mod tokenizer;
