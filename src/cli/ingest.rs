@@ -102,7 +102,10 @@ fn planted(args: &Args) -> Result<Option<PlantedSource>> {
     if source.ends_with(".toml") {
         let written = std::fs::read_to_string(source).map_err(|e| Error::io("read", source, e))?;
         table = written.parse().map_err(|e: toml::de::Error| {
-            Error::request(format!("{source}: not a readable spec: {}", e.message()), "write `kind = \"zipf\"` and the generator's keys, as TOML")
+            Error::request(
+                format!("{source}: not a readable spec: {}", e.message()),
+                "write `kind = \"zipf\"` and the generator's keys, as TOML",
+            )
         })?;
     } else {
         table.insert("kind".into(), source.into());

@@ -74,7 +74,10 @@ impl Spec for ZipfConfig {
         if !(self.l0 > 0.0 && self.l0 <= most) {
             return Err(wrong(
                 "l0",
-                format!("is {}: {} features that fire at most {} of the time give between 0 and {most}", self.l0, self.n_features, self.max_p),
+                format!(
+                    "is {}: {} features that fire at most {} of the time give between 0 and {most}",
+                    self.l0, self.n_features, self.max_p
+                ),
                 "lower l0, or raise n_features or max_p",
             ));
         }
