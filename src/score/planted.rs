@@ -36,7 +36,7 @@ pub const DEFINITIONS: &[Definition] = &[
         "mean of |cos(D_i, f_g)| over the min(n, G) pairs of the one-to-one matching with the largest sum",
         "SynthSAEBench, SAELens (mean correlation coefficient, MCC)",
     ),
-    definition("mcc_is_exact", "0 or 1", "1: the matching of `mcc` is optimal; 0: greedy, for min(n, G)^2 max(n, G) > 4e10", "Lapidary"),
+    definition("mcc_is_exact", "0 or 1", "1: the matching of `mcc` is optimal; 0: greedy, for min(n, G)^2 max(n, G) > 1e12", "Lapidary"),
     definition("uniqueness", "of latents", "number of different argmax_g |cos(D_i, f_g)| / n", "SynthSAEBench, SAELens"),
     definition("recovered_08", "of features", "share of features with max_i |cos(D_i, f_g)| > 0.8", "common"),
     definition("recovered_09", "of features", "share of features with max_i |cos(D_i, f_g)| > 0.9", "common"),

@@ -11,6 +11,7 @@ mod hosts;
 mod hub;
 mod ingest;
 mod layering;
+mod planted;
 mod score;
 mod shards;
 #[cfg(feature = "hub")]
