@@ -82,7 +82,7 @@ fn neither_threads_nor_ranges_matter() {
                 (planted.truth().clone(), all)
             })
         };
-        let whole = in_pool(1, &[0..97]);
+        let whole = in_pool(1, std::slice::from_ref(&(0..97)));
         assert_eq!(whole, in_pool(3, &[0..1, 1..50, 50..97]), "{text}");
         assert_eq!(whole.1.codes, planted(text).codes_of(&(0..97).collect::<Vec<_>>()));
         let other = Planted::new(planted(text).config(), SEED + 1).unwrap();

@@ -55,16 +55,8 @@ impl Truth {
 
     /// Level of each feature, `[G]`: 0 for roots, one more than the parent's for others.
     pub fn levels(&self) -> Vec<u32> {
-        let mut levels = vec![0; self.len()];
-        for g in 0..self.len() {
-            // Walks up: parents may stand after their children. No cycle is longer than the number of features.
-            let mut at = g;
-            while let Some(parent) = self.parents[at].filter(|_| (levels[g] as usize) < self.len()) {
-                levels[g] += 1;
-                at = parent as usize;
-            }
-        }
-        levels
+        // Walks up: parents may stand after their children.
+        self.parents.iter().map(|parent| std::iter::successors(*parent, |&g| self.parents[g as usize]).count() as u32).collect()
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>> {

@@ -124,10 +124,11 @@ fn detection_equals_counting() {
         matching::dot(atom, truth.feature(g)).abs() / matching::dot(atom, atom).sqrt()
     };
     let (mut f1, mut by_feature) = (0.0, vec![0f64; truth.len()]);
+    let fired = |r: usize, i: usize| z[r][i] > 0.0;
     for i in 0..n {
         let g = (0..truth.len()).max_by(|&a, &b| cos(i, a).total_cmp(&cos(i, b))).unwrap();
         let count = |f: &dyn Fn(usize) -> bool| (0..rows as usize).filter(|&r| f(r)).count() as f64;
-        let (tp, fires, on) = (count(&|r| z[r][i] > 0.0 && c[r][g] > 0.0), count(&|r| z[r][i] > 0.0), count(&|r| c[r][g] > 0.0));
+        let (tp, fires, on) = (count(&|r| fired(r, i) && c[r][g] > 0.0), count(&|r| fired(r, i)), count(&|r| c[r][g] > 0.0));
         let (precision, recall) = (tp / fires, tp / on);
         let one = if tp > 0.0 { 2.0 * precision * recall / (precision + recall) } else { 0.0 };
         f1 += one / n as f64;
