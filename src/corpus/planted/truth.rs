@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::artefact;
 use crate::error::{Error, Result};
 
-/// File with the truth beside planted shards: `features` [G, d], `bias` [d], `parents` [G] (-1 for none), `firing` [G].
+/// File with the truth beside planted shards: `features` `[G, d]`, `bias` `[d]`, `parents` `[G]` (-1 for none), `firing` `[G]`.
 pub const TRUTH_FILE: &str = "truth.safetensors";
 
 /// Features, their parents and frequencies.
