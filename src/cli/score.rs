@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::Device;
+use lapidary::corpus::planted::Planted;
 use lapidary::score::{self, baselines, Requirement, ScoreConfig, ScoreReport, Scores};
 use lapidary::shard::{Batch, Shards, ShuffleConfig, Shuffled, Split};
 use lapidary::{Dictionary, Error, Result};
@@ -76,7 +77,10 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
         ));
     }
     let config = ScoreConfig::default();
-    let mut scores = score::score(&dictionary, shards.scan(&column, split)?, &config, output)?;
+    // Rows whose features are known are scored against them too.
+    let truth = Planted::of_corpus(&shards.manifest().corpus, shards.dir())?;
+    let stream = shards.scan(&column, split)?;
+    let mut scores = score::score_planted(&[&dictionary], stream, &config, truth.as_ref(), output)?.remove(0);
     let mut beside = Vec::new();
     if !args.no_baselines {
         let k = dictionary.activation.k().unwrap_or_else(|| scores.metrics.get("l0").map_or(1, |l0| l0.round().max(1.0) as usize));
@@ -84,7 +88,10 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
         beside = baselines::baselines(Sample::new(&shards, &column, args.seed, settings.sample_rows)?, &settings, output)?;
     }
     let refs: Vec<&Dictionary> = beside.iter().map(|(_, d)| d).collect();
-    let mut others = if refs.is_empty() { Vec::new() } else { score::score_all(&refs, shards.scan(&column, split)?, &config, output)? };
+    let mut others = match refs.is_empty() {
+        true => Vec::new(),
+        false => score::score_planted(&refs, shards.scan(&column, split)?, &config, truth.as_ref(), output)?,
+    };
     if args.splice.model.is_some() {
         let all: Vec<&Dictionary> = std::iter::once(&dictionary).chain(refs.iter().copied()).collect();
         let recovered = splice::recovered(&args.splice, &shards, &column, &all, split, device, output)?;

@@ -118,11 +118,18 @@ fn combinations(args: &Args) -> Vec<Combination> {
 
 /// Resolves the sweep and runs it.
 pub fn run(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
-    let base = args.settings.layers()?.resolve()?;
+    let base = layers(args)?.resolve()?;
     match from(args, &base)? {
         From::Shards(dir) => from_shards(args, &base, &dir, output),
         From::Host => from_host(args, device, output),
     }
+}
+
+/// The run file with its overrides; the learner decides which keys there are.
+fn layers(args: &Args) -> Result<Layers> {
+    let mut layers = args.settings.layers()?;
+    layers.put_some("sae.arch", args.arch.clone())?;
+    Ok(layers)
 }
 
 /// Where the rows come from.
@@ -192,7 +199,7 @@ fn from_shards(args: &Args, base: &RunConfig, dir: &Path, output: &Output) -> Re
 }
 
 fn from_host(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
-    let mut layers = args.settings.layers()?;
+    let mut layers = layers(args)?;
     args.host.put(&mut layers)?;
     layers.put_some("host.dtype", args.dtype.clone())?;
     if let Some(hook) = &args.hook {
@@ -260,8 +267,7 @@ fn members(
     let sweep = combinations(args);
     let first_seed = args.seed.as_ref().and_then(|s| s.0.first().copied());
     let member = |c: &Combination| -> Result<Member> {
-        let mut layers: Layers = args.settings.layers()?;
-        layers.put_some("sae.arch", args.arch.clone())?;
+        let mut layers = layers(args)?;
         layers.put_some("sae.d_sae", c.d_sae.map(|v| v as i64))?;
         layers.put_some("sae.k", c.k.map(|v| v as i64))?;
         layers.put_some("sae.target_l0", c.target_l0)?;

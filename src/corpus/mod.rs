@@ -4,6 +4,8 @@
 //! path, folder, glob or hub dataset -> files (sorted) -> documents (text.rs, jsonl.rs, table.rs, tokens.rs) -> contexts (contexts.rs)
 //! ```
 //!
+//! `planted` holds vectors with known features, which need no host.
+//!
 //! Not for: running a model over them (`host`), or which split a document belongs to (`shard::split_of`).
 
 mod contexts;
@@ -11,6 +13,7 @@ pub mod fable;
 mod files;
 mod jsonl;
 pub(crate) mod npy;
+pub mod planted;
 mod table;
 mod text;
 mod tokenizer;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::state::{Identity, State, STATE_FILE};
 use crate::artefact::Mode;
+use crate::corpus::planted::TRUTH_FILE;
 use crate::error::{Error, Result};
 use crate::shard::{Manifest, MANIFEST_FILE};
 
@@ -105,5 +106,5 @@ fn is_shard(path: &Path) -> bool {
 fn is_ours(path: &Path) -> bool {
     let name = name(path);
     let name = name.strip_suffix(".partial").unwrap_or(&name);
-    path.is_file() && (is_shard(path) || [MANIFEST_FILE, STATE_FILE, super::timing::TIMING_FILE, "config.toml"].contains(&name))
+    path.is_file() && (is_shard(path) || [MANIFEST_FILE, STATE_FILE, super::timing::TIMING_FILE, "config.toml", TRUTH_FILE].contains(&name))
 }

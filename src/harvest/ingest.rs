@@ -1,7 +1,9 @@
-//! Vectors made elsewhere become shards: .npy, .safetensors, .parquet, streamed in file order. No rows are masked.
+//! Vectors made elsewhere become shards: .npy, .safetensors, .parquet, streamed in file order; or planted ones, whose features are
+//! known. No rows are masked.
 
 mod arrays;
 mod parquet_lists;
+mod planted;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,6 +17,7 @@ use super::state::Identity;
 use super::to_value;
 use crate::artefact::Mode;
 use crate::corpus::file_provenance;
+use crate::corpus::planted::{Planted, PlantedConfig, Truth};
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::progress::Progress;
@@ -45,6 +48,21 @@ pub struct IngestConfig {
     pub shard_rows: u64,
     /// Rows per Parquet row group; `None`: about 4 MiB.
     pub row_group_rows: Option<usize>,
+    /// Instead of a file: rows with planted features.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planted: Option<PlantedSource>,
+}
+
+/// Rows to be planted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlantedSource {
+    /// Which generator, with its settings.
+    pub spec: PlantedConfig,
+    /// Seed of features and rows.
+    pub seed: u64,
+    /// How many rows.
+    pub rows: u64,
 }
 
 impl Default for IngestConfig {
@@ -59,6 +77,7 @@ impl Default for IngestConfig {
             split_seed: 0,
             shard_rows: 65_536,
             row_group_rows: None,
+            planted: None,
         }
     }
 }
@@ -80,9 +99,30 @@ trait Vectors {
     fn width(&self) -> usize;
     /// Up to `n` more; a chunk without rows is the end.
     fn next(&mut self, n: usize) -> Result<Chunk>;
+    /// The features behind the rows, where they are known.
+    fn truth(&self) -> Option<&Truth> {
+        None
+    }
 }
 
-fn open(config: &IngestConfig) -> Result<Box<dyn Vectors>> {
+/// What is read, and what the manifest says of it.
+fn open(config: &IngestConfig) -> Result<(Box<dyn Vectors>, Value)> {
+    if let Some(source) = &config.planted {
+        if !config.from.as_os_str().is_empty() {
+            let help = "name a file or plant rows, not both";
+            return Err(Error::config("ingest.from", format!("is {} and planted rows are wanted", config.from.display()), help));
+        }
+        let planted = Planted::new(&source.spec, source.seed)?;
+        let corpus = planted.provenance(source.rows)?;
+        return Ok((Box::new(planted::Rows::new(planted, source.rows)), corpus));
+    }
+    let vectors = open_file(config)?;
+    let source = file_provenance(&config.from)?;
+    let corpus = json!({ "kind": "vectors", "n_files": 1, "bytes": source["bytes"], "sha256": source["sha256"], "files": [source] });
+    Ok((vectors, corpus))
+}
+
+fn open_file(config: &IngestConfig) -> Result<Box<dyn Vectors>> {
     let path = &config.from;
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let tensor = config.tensor.as_deref();
@@ -114,10 +154,13 @@ pub fn ingest(config: &IngestConfig, out: &Path, mode: Mode, progress: &dyn Prog
     if config.shard_rows == 0 || config.row_group_rows == Some(0) {
         return Err(key("shard_rows", "is 0".to_string(), "leave it out for the default"));
     }
-    let mut vectors = open(config)?;
+    if config.planted.as_ref().is_some_and(|p| p.rows == 0) {
+        return Err(key("planted.rows", "is 0".to_string(), "say how many rows to plant"));
+    }
+    let (mut vectors, corpus) = open(config)?;
     let total = vectors.rows();
     if config.held_out_last.is_some_and(|n| n > total) {
-        return Err(key("held_out_last", format!("is more than the {total} rows of the file"), "hold out fewer"));
+        return Err(key("held_out_last", format!("is more than the {total} rows there are"), "hold out fewer"));
     }
     if total == 0 {
         return Err(Error::request(format!("{} has no rows", config.from.display()), "check the file"));
@@ -127,8 +170,6 @@ pub fn ingest(config: &IngestConfig, out: &Path, mode: Mode, progress: &dyn Prog
     let columns = vec![Column { name: resolved.hook.clone(), width: vectors.width(), dtype: config.dtype }];
     let mut options = WriterOptions { row_group_rows: config.row_group_rows, harvest_id: String::new() };
     resolved.row_group_rows = Some(options.resolve_row_group_rows(&columns));
-    let source = file_provenance(&config.from)?;
-    let corpus = json!({ "kind": "vectors", "n_files": 1, "bytes": source["bytes"], "sha256": source["sha256"], "files": [source] });
     // The path is not what the vectors are.
     let mut written = to_value(&resolved)?;
     written["from"] = Value::from(config.from.file_name().map(|n| n.to_string_lossy().into_owned()));
@@ -178,6 +219,9 @@ pub fn ingest(config: &IngestConfig, out: &Path, mode: Mode, progress: &dyn Prog
         return Err(Error::format("array", &config.from, problem, "check that it is the whole file"));
     }
     writer.seal_shard()?;
+    if let Some(truth) = vectors.truth() {
+        truth.save(out)?;
+    }
     let counts = Counts { documents: numbering.documents, tokens: total, rows: writer.rows(), masked: Default::default() };
     let manifest = Manifest {
         kind: KIND.to_string(),

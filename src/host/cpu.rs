@@ -302,13 +302,13 @@ fn norm_row(row: &mut [f32], spec: NormSpec, weight: &[f32], bias: Option<&[f32]
 }
 
 /// Norms of queries and keys, in place; `qkv` as in [`attention`]. A weight as wide as a head is each head's, a wider one all heads'.
-pub(super) fn qk_norm(qkv: &mut [f32], spec: &AttentionSpec, norm: NormSpec, q: &[f32], k: &[f32], rounds: bool) {
+pub(super) fn qk_norm(qkv: &mut [f32], spec: &AttentionSpec, q: &[f32], k: &[f32], rounds: bool) {
     let (n_q, n_kv) = (spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
     qkv.par_chunks_mut((n_q + 2 * n_kv) * FEW_ROWS).for_each(|rows| {
         for row in rows.chunks_exact_mut(n_q + 2 * n_kv) {
             let (queries, rest) = row.split_at_mut(n_q);
             for (part, weight) in [(queries, q), (&mut rest[..n_kv], k)] {
-                part.chunks_exact_mut(weight.len()).for_each(|head| norm_row(head, norm, weight, None, rounds));
+                part.chunks_exact_mut(weight.len()).for_each(|head| norm_row(head, spec.norm, weight, None, rounds));
             }
         }
     });

@@ -240,7 +240,7 @@ impl HostModel for Decoder {
                 Some(norm) => ops.norm(x, norm, spec.norm),
                 None => Ok(x.clone()),
             };
-            let z = ops.attention(&norm(&x, &block.attention_norm)?, t, block, spec.norm, &spec.attention, rope, mask)?;
+            let z = ops.attention(&norm(&x, &block.attention_norm)?, t, block, &spec.attention, rope, mask)?;
             let z = tapped!(pass, layer, Site::AttnZ, z);
             let mut attn_out = ops.linear(&z, &block.attention_out)?;
             if spec.norms.after() {

@@ -194,7 +194,6 @@ impl Ops {
         x: &Tensor,
         t: usize,
         block: &Block,
-        norm: NormSpec,
         spec: &AttentionSpec,
         rope: Option<&Rope>,
         mask: Option<&[u8]>,
@@ -204,7 +203,7 @@ impl Ops {
             let mut qkv = self.linear_rows(x, &block.qkv, None)?;
             if let (Some(q), Some(k)) = (&block.q_norm, &block.k_norm) {
                 let (q, k) = (view(&q.weight), view(&k.weight));
-                cpu::qk_norm(&mut qkv, spec, norm, q.slice()?, k.slice()?, self.rounds);
+                cpu::qk_norm(&mut qkv, spec, q.slice()?, k.slice()?, self.rounds);
             }
             if let Some(rope) = rope {
                 let (cos, sin) = (view(&rope.cos), view(&rope.sin));
@@ -225,7 +224,7 @@ impl Ops {
                 let heads = x.dim(1)?;
                 let rows = x.transpose(1, 2)?.contiguous()?;
                 let rows = if spec.qk_norm == QkNorm::Whole { rows.reshape((n, heads * d))? } else { rows.reshape((n * heads, d))? };
-                Ok(self.norm(&rows, weight, norm)?.reshape((b, t, heads, d))?.transpose(1, 2)?)
+                Ok(self.norm(&rows, weight, spec.norm)?.reshape((b, t, heads, d))?.transpose(1, 2)?)
             };
             (q, k) = (normed(&q, q_norm)?, normed(&k, k_norm)?);
         }
@@ -354,6 +353,7 @@ mod tests {
         window: None,
         rope: None,
         qk_norm: QkNorm::None,
+        norm: EPS,
         qkv_bias: true,
         out_bias: true,
     };
@@ -387,7 +387,7 @@ mod tests {
                     let rope = rotated.map(|dims| RopeSpec { dims, theta: 100.0, scaling: RopeScaling::None });
                     let rope = rope.map(|spec| Rope::new(&spec, t, &Device::Cpu).unwrap());
                     for mask in [None, Some(mask.as_slice())] {
-                        let run = |ops: Ops| ops.attention(&x, t, &block, EPS, spec, rope.as_ref(), mask).unwrap();
+                        let run = |ops: Ops| ops.attention(&x, t, &block, spec, rope.as_ref(), mask).unwrap();
                         assert_close(&run(FUSED), &run(PLAIN), &format!("{name}, t {t}, rope {rotated:?}, mask {}", mask.is_some()));
                     }
                 }

@@ -101,6 +101,8 @@ pub(super) struct AttentionSpec {
     pub window: Option<usize>,
     pub rope: Option<RopeSpec>,
     pub qk_norm: QkNorm,
+    /// Kind of that norm.
+    pub norm: NormSpec,
     /// q, k and v have biases.
     pub qkv_bias: bool,
     /// The output projection has one.

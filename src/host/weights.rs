@@ -298,9 +298,7 @@ impl<'a> Weights<'a> {
         let all = |dtype: Dtype| entries.iter().all(|e| e.dtype == dtype);
         let shape = shape_of(parts.iter().map(|p| p.rows).sum());
         let sources: Vec<(&Part, &Entry)> = parts.iter().zip(entries.iter().copied()).collect();
-        if self.dtype == DType::BF16 {
-            self.gather::<bf16>(&sources, &shape, bf16::from_f32)
-        } else if self.device.is_cpu() && all(Dtype::BF16) {
+        if self.dtype == DType::BF16 || (self.device.is_cpu() && all(Dtype::BF16)) {
             self.gather::<bf16>(&sources, &shape, bf16::from_f32)
         } else if self.device.is_cpu() && all(Dtype::F16) {
             self.gather::<f16>(&sources, &shape, f16::from_f32)

@@ -22,6 +22,7 @@ mod sparsity;
 pub mod baselines;
 pub mod concepts;
 pub mod loss_recovered;
+pub mod planted;
 
 use candle_core::{Device, Tensor};
 
@@ -31,6 +32,8 @@ pub use latents::{LatentStats, DENSE_ABOVE, LATENTS_FILE};
 pub use report::{figure, thousands, Metrics, Ordered, ScoreReport, SCORE_FILE};
 pub use require::{Relation, Requirement};
 
+use crate::codes::Codes;
+use crate::corpus::planted::Planted;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -70,14 +73,14 @@ pub struct Kind {
 /// Every family that needs only rows; adding one is a file and a line here.
 pub const ALL: &[Kind] = &[fvu::KIND, error::KIND, direction::KIND, sparsity::KIND, density::KIND, decoder::KIND, legacy::KIND];
 
-/// The definition of an id, of [`ALL`] or of [`loss_recovered`].
+/// The definition of an id, of [`ALL`], [`loss_recovered`] or [`planted`].
 pub fn definition(id: &str) -> Option<&'static Definition> {
     definitions().find(|d| d.id == id)
 }
 
 /// Every definition, in the order of the table.
 pub fn definitions() -> impl Iterator<Item = &'static Definition> {
-    ALL.iter().flat_map(|kind| kind.definitions).chain([&ROWS]).chain(loss_recovered::DEFINITIONS)
+    ALL.iter().flat_map(|kind| kind.definitions).chain([&ROWS]).chain(planted::DEFINITIONS).chain(loss_recovered::DEFINITIONS)
 }
 
 /// Every metric id.
@@ -136,10 +139,25 @@ pub fn score_all(
     config: &ScoreConfig,
     progress: &dyn Progress,
 ) -> Result<Vec<Scores>> {
+    score_planted(dictionaries, batches, config, None, progress)
+}
+
+/// As [`score_all`]; of rows that were planted, the figures of [`planted`] too. Row `doc_id` of the batches is row `doc_id` of the
+/// generator, as `ingest` writes them.
+///
+/// # Errors
+/// As [`score`]; rows that the generator does not make.
+pub fn score_planted(
+    dictionaries: &[&Dictionary],
+    batches: impl IntoIterator<Item = Result<Batch>>,
+    config: &ScoreConfig,
+    truth: Option<&Planted>,
+    progress: &dyn Progress,
+) -> Result<Vec<Scores>> {
     if config.block_rows == 0 {
         return Err(Error::config("score.block_rows", "0 rows are no block", "leave it out, or choose a few thousand"));
     }
-    let mut jobs: Vec<Job<'_>> = dictionaries.iter().map(|d| Job::new(d)).collect::<Result<_>>()?;
+    let mut jobs: Vec<Job<'_>> = dictionaries.iter().map(|d| Job::new(d, truth)).collect::<Result<_>>()?;
     progress.begin("score", None, "rows");
     let mut pending = Pending::default();
     let mut blocks = 0u64;
@@ -152,8 +170,12 @@ pub fn score_all(
         let place = |r: usize| format!("document {}, position {}", pending.doc_id[r], pending.position[r]);
         check_finite(x, d, "the activations", "harvest them again in f32 (f16 overflows at 65504), or drop the damaged shard", place)?;
         let moments = Moments::of(n, d, |r, c| f64::from(x[r * d + c]));
+        let known = match truth {
+            Some(truth) => Some(true_codes(truth, x, d, &pending.doc_id[..n])?),
+            None => None,
+        };
         for job in &mut jobs {
-            job.update(x, d, &moments, is_full, place)?;
+            job.update(x, d, &moments, is_full, known.as_ref(), place)?;
         }
         pending.x.drain(..n * d);
         pending.doc_id.drain(..n);
@@ -178,6 +200,17 @@ pub fn score_all(
         return Err(Error::request("there is no row to score", "choose a split that has rows (`all` when nothing was held out)"));
     }
     Ok(jobs.into_iter().map(Job::finish).collect())
+}
+
+/// True codes of planted rows; the first of them is compared with what the generator makes.
+fn true_codes(truth: &Planted, x: &[f32], d: usize, doc_id: &[u64]) -> Result<Codes> {
+    if !planted::is_row_of(truth, doc_id[0], &x[..d]) {
+        return Err(Error::request(
+            format!("row {} is not the one that the planted spec makes", doc_id[0]),
+            "score the column that was planted, or ingest the rows again with this version",
+        ));
+    }
+    Ok(truth.codes_of(doc_id))
 }
 
 /// Rows that do not fill a block yet.
@@ -224,10 +257,11 @@ struct Job<'a> {
     dictionary: &'a Dictionary,
     metrics: Vec<Box<dyn Metric>>,
     latents: LatentStats,
+    planted: Option<(planted::Tally, &'a Planted)>,
 }
 
 impl<'a> Job<'a> {
-    fn new(dictionary: &'a Dictionary) -> Result<Self> {
+    fn new(dictionary: &'a Dictionary, truth: Option<&'a Planted>) -> Result<Self> {
         if dictionary.d_in() != dictionary.d_out() {
             return Err(Error::Unsupported {
                 by: "score".into(),
@@ -235,10 +269,31 @@ impl<'a> Job<'a> {
                 instead: "score dictionaries that reconstruct their own input".into(),
             });
         }
-        Ok(Self { dictionary, metrics: ALL.iter().map(|kind| (kind.new)()).collect(), latents: LatentStats::new(dictionary)? })
+        if let Some(truth) = truth.filter(|t| t.d_in() != dictionary.d_out()) {
+            return Err(Error::Width {
+                what: "the dictionary".into(),
+                expected: truth.d_in(),
+                got: dictionary.d_out(),
+                help: "score a dictionary that was trained on these planted rows".into(),
+            });
+        }
+        let planted = match truth {
+            Some(truth) => Some((planted::Tally::new(&dictionary.coder.w_dec, truth.truth())?, truth)),
+            None => None,
+        };
+        let metrics = ALL.iter().map(|kind| (kind.new)()).collect();
+        Ok(Self { dictionary, metrics, latents: LatentStats::new(dictionary)?, planted })
     }
 
-    fn update(&mut self, x: &[f32], d: usize, moments: &Moments, is_full: bool, place: impl Fn(usize) -> String) -> Result<()> {
+    fn update(
+        &mut self,
+        x: &[f32],
+        d: usize,
+        moments: &Moments,
+        is_full: bool,
+        truth: Option<&Codes>,
+        place: impl Fn(usize) -> String,
+    ) -> Result<()> {
         let rows = Tensor::from_slice(x, (x.len() / d, d), self.dictionary.device())?;
         let (codes, x_hat) = self.dictionary.reconstruct(&rows)?;
         let x_hat: Vec<f32> = x_hat.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
@@ -254,6 +309,9 @@ impl<'a> Job<'a> {
             metric.update(&block);
         }
         self.latents.update(&codes);
+        if let (Some((tally, _)), Some(truth)) = (&mut self.planted, truth) {
+            tally.update(&codes, truth);
+        }
         Ok(())
     }
 
@@ -265,6 +323,9 @@ impl<'a> Job<'a> {
             }
         }
         metrics.insert(ROWS.id, self.latents.rows as f64);
+        if let Some((tally, planted)) = self.planted {
+            metrics.extend(tally.finish(planted.truth()));
+        }
         Scores { rows: self.latents.rows, metrics, latents: self.latents }
     }
 }

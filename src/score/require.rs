@@ -108,7 +108,7 @@ impl Requirement {
         let value = *metrics.get(&self.metric).ok_or_else(|| {
             Error::request(
                 format!("`{}` was required and not computed", self.metric),
-                "pass the host model and a corpus: the metrics of loss recovered need both",
+                "metrics of loss recovered need the host model and a corpus, those against the truth need planted rows",
             )
         })?;
         if self.relation.holds(value, self.bound) {

@@ -62,6 +62,7 @@ fn spec(config: &Config) -> Result<Spec> {
             window: None,
             rope: None,
             qk_norm: QkNorm::None,
+            norm,
             qkv_bias: true,
             out_bias: true,
         },

@@ -72,6 +72,7 @@ fn spec(config: &Config) -> Result<Spec> {
             softcap: None,
             window: None,
             qk_norm: QkNorm::None,
+            norm,
             qkv_bias: bias,
             out_bias: bias,
             rope: Some(rope.clone()),

@@ -184,6 +184,7 @@ fn rotary_decoder(config: &Config, defaults: &Defaults) -> Result<Spec> {
             softcap: None,
             window: None,
             qk_norm: QkNorm::None,
+            norm,
             qkv_bias: false,
             out_bias: false,
             rope: Some(rope.clone()),
