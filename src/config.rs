@@ -186,7 +186,7 @@ mod tests {
     fn later_layers_win_and_strings_need_no_quotes() {
         let c = layered(&["train.lr=1e-3", "train.batch=512", "train.lr = 2e-3", "host.model=some/where", "sae.k=7"]).unwrap();
         assert_eq!((c.train.lr, c.train.batch, c.host.model.as_str()), (2e-3, 512, "some/where"));
-        let SaeConfig::TopK(sae) = c.sae;
+        let SaeConfig::TopK(sae) = c.sae else { panic!("topk is the default") };
         assert_eq!(sae.k, 7);
     }
 

@@ -46,7 +46,7 @@ pub struct Args {
     /// Which column of the shards (may be left out when there is only one), or where to read in the host.
     #[arg(long, value_name = "POINT")]
     pub hook: Option<String>,
-    /// Learner: topk.
+    /// Learner: topk or mp [default: topk].
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
     /// Number of latents [default: 16 x width].

@@ -100,6 +100,12 @@ macro_rules! dispatch {
     };
 }
 
+mod pursuit;
+
+pub use pursuit::{
+    fill_gram, new_gram, orthogonal_pursuit, pursuit, Gradient, Pick, PursuitGrad, PursuitPath, PursuitRule, Tape,
+};
+
 fn unsupported(device: &Device) -> Error {
     Error::Unsupported {
         by: format!("{:?}", device.location()),

@@ -5,6 +5,7 @@
 
 mod aux_k;
 mod init;
+mod mp;
 mod topk;
 
 use candle_core::Tensor;
@@ -12,10 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::dictionary::Dictionary;
 use crate::error::Result;
-use crate::kernels::{Coder, SparseGrad};
+use crate::kernels::{Coder, Gradient};
 
 pub use aux_k::{AuxKConfig, Silence};
 pub use init::geometric_median;
+pub use mp::{Mp, MpConfig};
 pub use topk::{TopK, TopKConfig};
 
 /// Which learner, with its settings: the `[sae]` table, tagged by `arch`.
@@ -25,6 +27,9 @@ pub enum SaeConfig {
     /// The k largest of each row (Gao et al., arXiv 2406.04093).
     #[serde(rename = "topk")]
     TopK(TopKConfig),
+    /// Matching pursuit, unrolled (Costa et al., arXiv 2506.03093).
+    #[serde(rename = "mp")]
+    Mp(MpConfig),
 }
 
 impl Default for SaeConfig {
@@ -34,13 +39,14 @@ impl Default for SaeConfig {
 }
 
 /// Names of the learners, as `--arch` takes them.
-pub const ARCHS: &[&str] = &["topk"];
+pub const ARCHS: &[&str] = &["topk", "mp"];
 
 impl SaeConfig {
     /// As `--arch` spells it.
     pub fn arch(&self) -> &'static str {
         match self {
             Self::TopK(_) => "topk",
+            Self::Mp(_) => "mp",
         }
     }
 
@@ -48,6 +54,7 @@ impl SaeConfig {
     pub fn d_sae(&self) -> usize {
         match self {
             Self::TopK(c) => c.d_sae,
+            Self::Mp(c) => c.d_sae,
         }
     }
 
@@ -58,6 +65,7 @@ impl SaeConfig {
     pub fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
         match self {
             Self::TopK(c) => Ok(Self::TopK(c.resolve(d_in, n_tokens)?)),
+            Self::Mp(c) => Ok(Self::Mp(c.resolve(d_in, n_tokens)?)),
         }
     }
 
@@ -65,6 +73,7 @@ impl SaeConfig {
     pub fn label(&self) -> String {
         match self {
             Self::TopK(c) => format!("k{}-d{}", c.k, c.d_sae),
+            Self::Mp(c) => format!("mp-k{}-d{}", c.k, c.d_sae),
         }
     }
 }
@@ -81,7 +90,7 @@ pub struct Step {
     /// The auxiliary part of the loss, when it was active.
     pub aux_loss: Option<f64>,
     /// Gradient with respect to the coder.
-    pub grad: SparseGrad,
+    pub grad: Gradient,
 }
 
 /// A variant in training. Inputs are normalised rows `[n, d_in]`, f32, mean squared norm `d_in`.
@@ -121,5 +130,6 @@ pub trait Learner: Send {
 pub fn build(config: &SaeConfig, rows: &Tensor, seed: u64) -> Result<Box<dyn Learner>> {
     match config {
         SaeConfig::TopK(c) => Ok(Box::new(TopK::new(c.clone(), rows, seed)?)),
+        SaeConfig::Mp(c) => Ok(Box::new(Mp::new(c.clone(), rows, seed)?)),
     }
 }

@@ -2,7 +2,7 @@
 //! checkpoint can hold them.
 
 use crate::error::Result;
-use crate::kernels::{latent_update, measure, Adam, Coder, Moments, SparseGrad};
+use crate::kernels::{Adam, Coder, Gradient, Moments};
 
 use super::TrainConfig;
 
@@ -40,8 +40,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// A tensor operation that fails.
-    pub fn apply(&mut self, coder: &Coder, grad: &SparseGrad, lr: f64, unit_norm: bool) -> Result<f64> {
-        let measured = measure(coder, grad, unit_norm)?;
+    pub fn apply(&mut self, coder: &Coder, grad: &Gradient, lr: f64, unit_norm: bool) -> Result<f64> {
+        let measured = grad.measure(coder, unit_norm)?;
         let norm = measured.sq_norm.sqrt();
         if !norm.is_finite() {
             return Ok(norm);
@@ -49,7 +49,7 @@ impl Optimizer {
         self.step += 1;
         let grad_scale = if self.clip_norm > 0.0 && norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
         let adam = Adam { lr, beta1: self.beta1, beta2: self.beta2, eps: self.eps, step: self.step, grad_scale };
-        latent_update(coder, &self.moments, grad, &measured, &adam, unit_norm)?;
+        grad.update(coder, &self.moments, &measured, &adam, unit_norm)?;
         Ok(norm)
     }
 }
