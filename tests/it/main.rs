@@ -12,6 +12,7 @@ mod hub;
 mod ingest;
 mod layering;
 mod outliers;
+mod pursuit;
 mod score;
 mod shards;
 mod stream;
