@@ -97,9 +97,16 @@ fn combinations(args: &Args) -> Vec<Combination> {
     all
 }
 
+/// File, `--set` and the learner, which decides which keys there are.
+fn layers(args: &Args) -> Result<Layers> {
+    let mut layers = args.settings.layers()?;
+    layers.put_some("sae.arch", args.arch.clone())?;
+    Ok(layers)
+}
+
 /// Resolves the sweep and runs it.
 pub fn run(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
-    let base = args.settings.layers()?.resolve()?;
+    let base = layers(args)?.resolve()?;
     match from(args, &base)? {
         From::Shards(dir) => from_shards(args, &base, &dir, output),
         From::Host => from_host(args, device, output),
@@ -173,7 +180,7 @@ fn from_shards(args: &Args, base: &RunConfig, dir: &Path, output: &Output) -> Re
 }
 
 fn from_host(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
-    let mut layers = args.settings.layers()?;
+    let mut layers = layers(args)?;
     args.host.put(&mut layers)?;
     layers.put_some("host.dtype", args.dtype.clone())?;
     if let Some(hook) = &args.hook {
@@ -241,8 +248,7 @@ fn members(
     let sweep = combinations(args);
     let first_seed = args.seed.as_ref().and_then(|s| s.0.first().copied());
     let member = |&(d_sae, k, lr, seed): &Combination| -> Result<Member> {
-        let mut layers: Layers = args.settings.layers()?;
-        layers.put_some("sae.arch", args.arch.clone())?;
+        let mut layers = layers(args)?;
         layers.put_some("sae.d_sae", d_sae.map(|v| v as i64))?;
         layers.put_some("sae.k", k.map(|v| v as i64))?;
         layers.put_some("train.n_tokens", args.n_tokens.map(|v| v as i64))?;

@@ -125,8 +125,14 @@ impl Activation {
                 format!("{steps} of {d_sae} latents cannot be selected"),
                 format!("choose between 1 and {d_sae} steps"),
             )),
-            Self::Pursuit { tolerance, .. } | Self::OrthogonalPursuit { tolerance, .. } if !(tolerance.is_finite() && *tolerance >= 0.0) => {
-                Err(Error::config("tolerance", format!("{tolerance} is no residual norm"), "it must be finite and not negative; 0 turns it off"))
+            Self::Pursuit { tolerance, .. } | Self::OrthogonalPursuit { tolerance, .. }
+                if !(tolerance.is_finite() && *tolerance >= 0.0) =>
+            {
+                Err(Error::config(
+                    "tolerance",
+                    format!("{tolerance} is no residual norm"),
+                    "it must be finite and not negative; 0 turns it off",
+                ))
             }
             _ => Ok(()),
         }

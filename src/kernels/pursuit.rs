@@ -124,7 +124,8 @@ impl Tape {
         let mut active = 0;
         for j in 0..self.columns.starts.len() - 1 {
             let (entries, _) = self.columns.column(j);
-            active += entries.iter().zip(entries.iter().skip(1)).filter(|(&a, &b)| row(a) != row(b)).count() + usize::from(!entries.is_empty());
+            active +=
+                entries.iter().zip(entries.iter().skip(1)).filter(|(&a, &b)| row(a) != row(b)).count() + usize::from(!entries.is_empty());
         }
         Ok(active as u64)
     }

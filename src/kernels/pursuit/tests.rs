@@ -77,7 +77,8 @@ fn paths_are_those_of_the_definition() {
     for (n, d, m, steps) in [(70, 24, 1100, 37), (3, 7, 20, 5), (1, 9, 530, 12)] {
         let (x, atoms) = (random(&mut rng, n * d), unit(&mut rng, m, d));
         for pick in PICKS {
-            for (tolerance, relative, stop_on_repeat) in [(0.0, false, false), (0.8, false, false), (0.3, true, false), (0.0, false, true)] {
+            for (tolerance, relative, stop_on_repeat) in [(0.0, false, false), (0.8, false, false), (0.3, true, false), (0.0, false, true)]
+            {
                 let rule = PursuitRule { steps, pick, tolerance, relative, stop_on_repeat };
                 for path in both(&tensor(&x, (n, d)), &tensor(&atoms, (m, d)), &rule) {
                     let mut swapped = 0;
