@@ -157,6 +157,7 @@ impl Dictionary {
     /// A rule that does not fit: k out of range, a pursuit where input and output differ.
     pub fn with_activation(mut self, activation: Activation) -> Result<Self> {
         self.activation = activation;
+        self.prepared = OnceLock::new();
         self.check()?;
         Ok(self)
     }
