@@ -18,6 +18,7 @@ use super::splice;
   lapidary score --dictionary runs/k32 --shards shards
   lapidary score --dictionary runs/k32 --shards shards --model hf-folder --corpus text/   adds CE and KL recovered
   lapidary score --dictionary runs/k32 --shards shards --require 'fvu<0.2' --require 'dead_fraction<=0.1'
+  lapidary score --dictionary runs/k32 --shards shards --activation omp:32 --out omp      the same atoms, another encoder
 Exit code 1 when a --require does not hold. docs/metrics.md gives each formula, and which tool means which by a name.")]
 pub struct Args {
     #[command(flatten)]
@@ -68,6 +69,12 @@ impl Iterator for Sample {
 /// Scores; the second value says whether the requirements hold (it is returned after the report is printed).
 pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport, Result<()>)> {
     let requirements = args.require.iter().map(|r| Requirement::parse(r)).collect::<Result<Vec<_>>>()?;
+    if args.reading.activation.is_some() && args.out.is_none() {
+        return Err(Error::request(
+            "scores with another activation would replace the dictionary's own",
+            "name a folder for them with --out DIR",
+        ));
+    }
     let (dictionary, shards, column) = args.reading.open()?;
     let split = args.split.split();
     if shards.rows(split) == 0 {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 use lapidary::artefact::Mode;
 use lapidary::config::Layers;
+use lapidary::dictionary::Activation;
 use lapidary::shard::{Shards, Split};
 use lapidary::{Dictionary, Error, Result};
 
@@ -105,12 +106,20 @@ pub struct Reading {
     /// Column of the shards [default: the one the dictionary was trained on].
     #[arg(long, value_name = "POINT")]
     pub hook: Option<String>,
+    /// Another inference rule for the same atoms: relu, topk:K, threshold:X, mp:STEPS or omp:STEPS [default: the dictionary's own].
+    ///
+    /// mp and omp (matching pursuit, and its orthogonal form) take ,key=value: mp:8,selection=signed,tolerance=0.05,relative=true.
+    #[arg(long, value_name = "RULE")]
+    pub activation: Option<Activation>,
 }
 
 impl Reading {
     /// Opens both. The column is the one asked for, else the hook the dictionary was trained on if the shards have it, else their only one.
     pub fn open(&self) -> Result<(Dictionary, Shards, String)> {
-        let dictionary = Dictionary::load(&self.dictionary)?;
+        let mut dictionary = Dictionary::load(&self.dictionary)?;
+        if let Some(activation) = &self.activation {
+            dictionary = dictionary.with_activation(activation.clone())?;
+        }
         let shards = Shards::open(&self.shards)?;
         let own = &dictionary.provenance.hook;
         let known = shards.columns().any(|c| c.name == *own);

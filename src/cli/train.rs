@@ -47,8 +47,8 @@ pub struct Args {
     /// Which column of the shards (may be left out when there is only one), or where to read in the host.
     #[arg(long, value_name = "POINT")]
     pub hook: Option<String>,
-    /// Learner: topk, batch-topk, matryoshka (nested prefixes), msae (nested k), jump-relu, gated, relu; docs/variants.md says which is for
-    /// what, and `lapidary config --arch NAME` shows its keys.
+    /// Learner: topk, batch-topk, matryoshka (nested prefixes), msae (nested k), mp, jump-relu, gated, relu; docs/variants.md says which is
+    /// for what, and `lapidary config --arch NAME` shows its keys.
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
     /// Number of latents [default: 16 x width].
@@ -116,6 +116,13 @@ fn combinations(args: &Args) -> Vec<Combination> {
     times(all, &args.seed, |c, v| c.seed = Some(v))
 }
 
+/// File, `--set` and the learner, which decides which keys there are.
+fn layers(args: &Args) -> Result<Layers> {
+    let mut layers = args.settings.layers()?;
+    layers.put_some("sae.arch", args.arch.clone())?;
+    Ok(layers)
+}
+
 /// Resolves the sweep and runs it.
 pub fn run(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
     let base = layers(args)?.resolve()?;
@@ -123,13 +130,6 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<TrainReport>
         From::Shards(dir) => from_shards(args, &base, &dir, output),
         From::Host => from_host(args, device, output),
     }
-}
-
-/// The run file with its overrides; the learner decides which keys there are.
-fn layers(args: &Args) -> Result<Layers> {
-    let mut layers = args.settings.layers()?;
-    layers.put_some("sae.arch", args.arch.clone())?;
-    Ok(layers)
 }
 
 /// Where the rows come from.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,7 @@ impl Dictionary {
             input_transform,
             skip,
             provenance: header.provenance,
+            prepared: OnceLock::new(),
         };
         dictionary.check()?;
         let found = (dictionary.d_in(), dictionary.d_out(), dictionary.d_sae());

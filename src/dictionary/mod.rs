@@ -9,16 +9,22 @@
 //! y    = z W_dec + b_dec  (+ u W_skip^T)
 //! xhat = y / scale + shift
 //! ```
+//!
+//! A pursuit takes `u - b_dec` apart in the decoder's atoms: `w_enc`, `b_enc` and `centred` take no part.
 
 mod activation;
 mod file;
 
-use candle_core::{DType, Device, Tensor};
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{DType, Device, Tensor, TensorId};
 use serde::{Deserialize, Serialize};
 
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 use crate::kernels::{self, Coder};
+
+use activation::Prepared;
 
 pub use activation::Activation;
 pub use file::{FORMAT_VERSION, KIND};
@@ -82,6 +88,8 @@ pub struct Dictionary {
     pub skip: Option<Tensor>,
     /// Where it comes from.
     pub provenance: Provenance,
+    /// What a pursuit needs, with the atoms and the rule it was made of.
+    prepared: OnceLock<(TensorId, Activation, Arc<Prepared>)>,
 }
 
 impl Dictionary {
@@ -101,6 +109,7 @@ impl Dictionary {
             input_transform: None,
             skip: None,
             provenance,
+            prepared: OnceLock::new(),
         };
         dictionary.check()?;
         Ok(dictionary)
@@ -152,7 +161,44 @@ impl Dictionary {
             expect("w_skip (its number of rows)", d_out, rows)?;
             expect("w_skip", d_in, columns)?;
         }
+        if self.activation.is_pursuit() {
+            let bad = |what: &str| {
+                let problem = format!("a pursuit takes apart what the atoms add up to, and this dictionary {what}");
+                Err(Error::config("activation", problem, "use relu, top_k or threshold, which have an encoder"))
+            };
+            if d_in != d_out {
+                return bad("reads another width than it writes");
+            }
+            if self.skip.is_some() {
+                return bad("has a linear path beside the codes");
+            }
+        }
         self.activation.check(d_sae)
+    }
+
+    /// The same atoms with another inference rule.
+    ///
+    /// # Errors
+    /// A rule that does not fit: k out of range, a pursuit where input and output differ.
+    pub fn with_activation(mut self, activation: Activation) -> Result<Self> {
+        self.activation = activation;
+        self.prepared = OnceLock::new();
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Made at the first use, and again at each use when atoms or rule were replaced since.
+    fn prepared(&self) -> Result<Option<Arc<Prepared>>> {
+        let id = self.coder.w_dec.id();
+        if let Some((_, _, prepared)) = self.prepared.get().filter(|(of, rule, _)| *of == id && *rule == self.activation) {
+            return Ok(Some(prepared.clone()));
+        }
+        let made = self.activation.prepare(&self.coder)?;
+        if let Some(made) = &made {
+            // Somebody else's is as good, and an older one stays: it is not looked at.
+            self.prepared.get_or_init(|| (id, self.activation.clone(), made.clone()));
+        }
+        Ok(made)
     }
 
     /// Number of latents.
@@ -201,8 +247,9 @@ impl Dictionary {
     /// Another width.
     pub fn encode(&self, x: &Tensor) -> Result<Codes> {
         let u = self.transformed(x)?;
-        let u = if self.centred { u.broadcast_sub(&self.coder.b_dec)? } else { u };
-        let codes = self.activation.codes(&u, self)?;
+        let u = if self.centred || self.activation.is_pursuit() { u.broadcast_sub(&self.coder.b_dec)? } else { u };
+        let prepared = self.prepared()?;
+        let codes = self.activation.codes(&u, self, prepared.as_deref())?;
         Ok(match self.softcap {
             None => codes,
             Some(c) => codes.mapped(|_, z| c * (z / c).tanh()),
@@ -254,6 +301,7 @@ impl Dictionary {
             selection_scale: self.selection_scale.as_ref().map(first).transpose()?,
             thresholds: self.thresholds.as_ref().map(first).transpose()?,
             magnitude: self.magnitude.as_ref().map(|(a, b)| -> Result<_> { Ok((first(a)?, first(b)?)) }).transpose()?,
+            prepared: OnceLock::new(),
             ..self.clone()
         };
         prefix.check()?;

@@ -25,7 +25,10 @@ fn sample(activation: Activation) -> Dictionary {
 fn saving_and_loading_keeps_the_function() {
     let dir = tempfile::tempdir().unwrap();
     let x = random(&mut Rng::stream(6, "test", 0), &[9, 6]);
-    for (i, activation) in [Activation::Relu, Activation::TopK { k: 3 }, Activation::Threshold { threshold: 0.4 }].into_iter().enumerate() {
+    let rules =
+        ["relu", "topk:3", "threshold:0.4", "mp:5,selection=signed,tolerance=0.25,relative=true", "mp:4,renormalise=false", "omp:3"];
+    for (i, rule) in rules.into_iter().enumerate() {
+        let activation: Activation = rule.parse().unwrap();
         let mut d = sample(activation);
         if i == 1 {
             let mut rng = Rng::stream(7, "test", 0);
@@ -82,4 +85,66 @@ fn disagreeing_shapes_are_refused() {
     assert!(Dictionary::new(d.coder.clone(), Activation::TopK { k: 21 }, true, Provenance::default()).is_err());
     let wrong = Tensor::zeros((2, 5), DType::F32, &Device::Cpu).unwrap();
     assert!(d.encode(&wrong).unwrap_err().to_string().contains("5 wide, 6 expected"));
+}
+
+#[test]
+fn pursuits_work_in_the_atoms_of_any_dictionary() {
+    let x = random(&mut Rng::stream(8, "test", 0), &[30, 6]);
+    let rule = |s: &str| s.parse::<Activation>().unwrap();
+    let error = |d: &Dictionary| {
+        let (_, y) = d.reconstruct(&x).unwrap();
+        (y - &x).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+    };
+    // Atoms of any norm, and an encoder that does not subtract b_dec: a pursuit does, or it would not pursue what it reconstructs.
+    let mut d = sample(rule("topk:3"));
+    d.centred = false;
+    let mut last = f32::INFINITY;
+    for steps in [1, 2, 4, 8, 16, 64] {
+        let mp = d.clone().with_activation(rule(&format!("mp:{steps},selection=signed"))).unwrap();
+        let now = error(&mp);
+        assert!(now < last, "{steps} steps: {now} after {last}");
+        last = now;
+        if steps <= 4 {
+            let omp = d.clone().with_activation(rule(&format!("omp:{steps},selection=signed"))).unwrap();
+            assert!(error(&omp) <= now * 1.0001);
+            assert!(omp.encode(&x).unwrap().indices.len() == 30 * steps);
+        }
+    }
+    assert!(last < 1e-3 * error(&d));
+
+    // Norms change codes, not the reconstruction; without `renormalise` they change everything.
+    let unit = d.coder.w_dec.broadcast_div(&d.coder.w_dec.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap()).unwrap();
+    let mp = d.with_activation(rule("mp:3")).unwrap();
+    let plain =
+        Dictionary::new(Coder { w_dec: unit, ..mp.coder.clone() }, rule("mp:3,renormalise=false"), true, Provenance::default()).unwrap();
+    assert!((error(&mp) / error(&plain) - 1.0).abs() < 1e-5);
+    let norms = mp.atom_norms().unwrap();
+    let (a, b) = (mp.encode(&x).unwrap().to_dense().unwrap().to_vec2::<f32>().unwrap(), plain.encode(&x).unwrap());
+    for (a, b) in a.iter().zip(b.to_dense().unwrap().to_vec2::<f32>().unwrap()) {
+        assert!(a.iter().zip(&b).zip(&norms).all(|((a, b), n)| (a * n - b).abs() < 1e-5));
+    }
+
+    // What is kept for speed follows atoms and rule.
+    let mut changed = mp.clone();
+    changed.coder.w_dec = plain.coder.w_dec.clone();
+    let fresh = Dictionary::new(changed.coder.clone(), rule("mp:3"), false, Provenance::default()).unwrap();
+    assert_eq!(changed.encode(&x).unwrap(), fresh.encode(&x).unwrap());
+    changed.activation = rule("mp:1");
+    assert!(changed.encode(&x).unwrap().indices.len() <= 30);
+}
+
+#[test]
+fn impossible_rules_are_refused() {
+    let refused = |s: &str| s.parse::<Activation>().unwrap_err().to_string();
+    assert!(refused("mp").contains("needs its steps"));
+    assert!(refused("pursuit:3").contains("there is no `pursuit`"));
+    assert!(refused("omp:3,stop_on_repeat=true").contains("stop_on_repeat"));
+    assert!(refused("mp:3,selection=best").contains("best"));
+    let fits = |s: &str| sample(Activation::Relu).with_activation(s.parse().unwrap());
+    assert!(fits("omp:20").is_ok() && fits("mp:500").is_ok());
+    assert!(fits("omp:21").unwrap_err().to_string().contains("choose between 1 and 20"));
+    assert!(fits("mp:0").is_err() && fits("mp:3,tolerance=-1").is_err());
+    let mut skipping = sample(Activation::Relu);
+    skipping.skip = Some(Tensor::zeros((6, 6), DType::F32, &Device::Cpu).unwrap());
+    assert!(skipping.with_activation("mp:3".parse().unwrap()).unwrap_err().to_string().contains("linear path"));
 }

@@ -133,7 +133,8 @@ pub fn encode(
     artefact::persist(writer.into_inner().map_err(|e| bad(&e))?, &path)?;
     let info = serde_json::json!({
         "kind": "lapidary-codes", "version": FORMAT_VERSION, "rows": rows, "active": active, "d_sae": dictionary.d_sae(),
-        "column": column, "split": split.map_or("all", Split::name), "dictionary": dictionary.provenance,
+        "column": column, "split": split.map_or("all", Split::name), "activation": dictionary.activation,
+        "dictionary": dictionary.provenance,
     });
     let mut json = serde_json::to_vec_pretty(&info).expect("plain JSON");
     json.push(b'\n');

@@ -13,10 +13,11 @@ use super::math::{self, widest};
 use super::spec::{Activation, AttentionSpec, NormKind, NormSpec};
 use crate::error::Result;
 
-/// Rows and columns of a tile of a matrix product: large enough for the packing inside a tile not to matter, small enough for a few
-/// thousand rows to feed many cores.
+/// Rows and columns of a tile of a matrix product: each tile packs its operands anew, so wide tiles cost less; narrow ones feed more
+/// cores, so they are taken where wide ones would be few.
 const TILE_ROWS: usize = 512;
-const TILE_COLS: usize = 256;
+const TILE_COLS: [usize; 2] = [512, 256];
+const FEW_TILES: usize = 8;
 /// Queries of one attention tile. Half of a tile's last square of scores is masked, so smaller wastes less and packs more.
 const TILE_QUERIES: usize = 64;
 /// Rows of a tile of an elementwise operation.
@@ -201,10 +202,13 @@ pub(super) fn linear<G: Deref<Target = Storage>>(x: &[f32], w: &View<'_, G>, bia
     let x = Matrix::strided(x, n, k, k);
     let mut out: Vec<f32> = Vec::with_capacity(n * m);
     let target = Out(out.as_mut_ptr());
-    let (row_tiles, col_tiles) = (n.div_ceil(TILE_ROWS), m.div_ceil(TILE_COLS));
+    let row_tiles = n.div_ceil(TILE_ROWS);
+    let [wide, narrow] = TILE_COLS;
+    let tile_cols = if row_tiles * m.div_ceil(wide) >= FEW_TILES { wide } else { narrow };
+    let col_tiles = m.div_ceil(tile_cols);
     (0..row_tiles * col_tiles).into_par_iter().for_each_init(Vec::new, |scratch, tile| {
-        let (row, col) = (tile / col_tiles * TILE_ROWS, tile % col_tiles * TILE_COLS);
-        let (rows, cols) = (TILE_ROWS.min(n - row), TILE_COLS.min(m - col));
+        let (row, col) = (tile / col_tiles * TILE_ROWS, tile % col_tiles * tile_cols);
+        let (rows, cols) = (TILE_ROWS.min(n - row), tile_cols.min(m - col));
         // SAFETY: the tile lies inside the `n * m` elements reserved, tiles do not overlap, and `product` writes all of it before
         // the rows below are read.
         unsafe {

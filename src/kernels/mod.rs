@@ -5,7 +5,7 @@
 //! * Pre-activation of row x: `a = x W_enc^T + b_enc`, with `W_enc` `[d_sae, d_in]` (atoms are rows). A `b_dec` that the encoder
 //!   subtracts is subtracted from x before.
 //! * Selection keys are unique: larger value first, then **lowest index**. `-0.0` counts as `+0.0`.
-//! * Only strictly positive values are selected. Fewer than k positives: the row is padded with index [`PAD`](crate::codes::PAD), value 0.
+//! * Only strictly positive values are selected (pursuits may be told otherwise). Fewer than k positives: the row is padded with index [`PAD`](crate::codes::PAD), value 0.
 //! * NaN is never selected (no comparison with it holds). `+inf` ranks first.
 //! * Within a row, entries go by value descending, then index ascending.
 //! * Outputs are the same bytes run to run, whatever the number of threads.
@@ -142,6 +142,10 @@ macro_rules! dispatch {
         }
     };
 }
+
+mod pursuit;
+
+pub use pursuit::{fill_gram, new_gram, orthogonal_pursuit, pursuit, Gradient, Pick, PursuitGrad, PursuitPath, PursuitRule, Tape};
 
 fn unsupported(device: &Device) -> Error {
     Error::Unsupported {

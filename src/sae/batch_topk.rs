@@ -127,7 +127,7 @@ impl Learner for BatchTopK {
             n_active,
             aux_loss: None,
             parts: Vec::new(),
-            grad: SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true },
+            grad: SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true }.into(),
         };
         step.add_aux(aux);
         Ok(step)

@@ -120,7 +120,7 @@ impl Learner for Gated {
                 Part { name: "l1".into(), value: total / d as f64, per: Per::Row },
                 Part { name: "fvu_gate".into(), value: sq_gate, per: Per::Spread },
             ],
-            grad: SparseGrad { x: xc, terms, b_dec, centred: true },
+            grad: SparseGrad { x: xc, terms, b_dec, centred: true }.into(),
         })
     }
 

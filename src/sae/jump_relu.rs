@@ -150,7 +150,7 @@ impl Learner for JumpRelu {
             n_active,
             aux_loss: None,
             parts: vec![Part { name: "l0_penalty".into(), value: penalty, per: Per::Step }],
-            grad: SparseGrad { x: xc, terms, b_dec, centred: true },
+            grad: SparseGrad { x: xc, terms, b_dec, centred: true }.into(),
         };
         step.add_aux(aux);
         Ok(step)

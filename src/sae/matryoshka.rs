@@ -230,7 +230,7 @@ impl Learner for Matryoshka {
             loss += sum_sq(&empty)? * factor;
             b_dec = (b_dec + (empty.sum(0)? * (2.0 * factor))?)?;
         }
-        let grad = SparseGrad { x: xc, terms, b_dec, centred: true };
+        let grad = SparseGrad { x: xc, terms, b_dec, centred: true }.into();
         let mut step = Step { loss, sq_error, n_active, aux_loss: None, parts, grad };
         step.add_aux(aux);
         Ok(step)

@@ -9,6 +9,7 @@ mod gated;
 mod init;
 mod jump_relu;
 mod matryoshka;
+mod mp;
 mod msae;
 mod parts;
 mod relu;
@@ -20,7 +21,7 @@ use serde_json::Value;
 
 use crate::dictionary::Dictionary;
 use crate::error::Result;
-use crate::kernels::{Coder, SparseGrad, Term};
+use crate::kernels::{Coder, Gradient, Term};
 
 pub use aux_k::{AuxKConfig, Silence};
 pub use batch_topk::{BatchTopK, BatchTopKConfig};
@@ -28,6 +29,7 @@ pub use gated::{Gated, GatedConfig};
 pub use init::geometric_median;
 pub use jump_relu::{JumpRelu, JumpReluConfig};
 pub use matryoshka::{Inside, Matryoshka, MatryoshkaConfig};
+pub use mp::{Mp, MpConfig};
 pub use msae::{Msae, MsaeConfig, Weighting};
 pub use parts::{Part, Per};
 pub use relu::{Relu, ReluConfig};
@@ -53,6 +55,9 @@ pub enum SaeConfig {
     Gated(GatedConfig),
     /// L1 on norm-weighted codes.
     Relu(ReluConfig),
+    /// Matching pursuit, unrolled (Costa et al., arXiv 2506.03093).
+    #[serde(rename = "mp")]
+    Mp(MpConfig),
 }
 
 impl Default for SaeConfig {
@@ -62,7 +67,7 @@ impl Default for SaeConfig {
 }
 
 /// Names of the learners, as `--arch` takes them.
-pub const ARCHS: &[&str] = &["topk", "batch-topk", "matryoshka", "msae", "jump-relu", "gated", "relu"];
+pub const ARCHS: &[&str] = &["topk", "batch-topk", "matryoshka", "msae", "mp", "jump-relu", "gated", "relu"];
 
 /// The same for every learner's configuration.
 macro_rules! each {
@@ -72,6 +77,7 @@ macro_rules! each {
             SaeConfig::BatchTopK($c) => $body,
             SaeConfig::Matryoshka($c) => $body,
             SaeConfig::Msae($c) => $body,
+            SaeConfig::Mp($c) => $body,
             SaeConfig::JumpRelu($c) => $body,
             SaeConfig::Gated($c) => $body,
             SaeConfig::Relu($c) => $body,
@@ -104,6 +110,7 @@ impl SaeConfig {
             Self::JumpRelu(_) => "jump-relu",
             Self::Gated(_) => "gated",
             Self::Relu(_) => "relu",
+            Self::Mp(_) => "mp",
         }
     }
 
@@ -122,6 +129,7 @@ impl SaeConfig {
             Self::BatchTopK(c) => Self::BatchTopK(c.resolve(d_in, n_tokens)?),
             Self::Matryoshka(c) => Self::Matryoshka(c.resolve(d_in, n_tokens)?),
             Self::Msae(c) => Self::Msae(c.resolve(d_in, n_tokens)?),
+            Self::Mp(c) => Self::Mp(c.resolve(d_in, n_tokens)?),
             Self::JumpRelu(c) => Self::JumpRelu(c.resolve(d_in, n_tokens)?),
             Self::Gated(c) => Self::Gated(c.resolve(d_in, n_tokens)?),
             Self::Relu(c) => Self::Relu(c.resolve(d_in, n_tokens)?),
@@ -135,6 +143,7 @@ impl SaeConfig {
             Self::BatchTopK(c) => format!("k{}", c.k),
             Self::Matryoshka(c) => format!("k{}", c.k),
             Self::Msae(c) => format!("k{}", c.k),
+            Self::Mp(c) => format!("k{}", c.k),
             Self::JumpRelu(c) if c.target_l0 > 0.0 => format!("l0-{}", c.target_l0),
             Self::JumpRelu(c) => format!("c{}", c.l0_coef),
             Self::Gated(c) => format!("l1-{}", c.l1),
@@ -158,7 +167,7 @@ pub struct Step {
     /// What else the log should have.
     pub parts: Vec<Part>,
     /// Gradient with respect to the coder.
-    pub grad: SparseGrad,
+    pub grad: Gradient,
 }
 
 impl Step {
@@ -167,7 +176,9 @@ impl Step {
         if let Some((value, term)) = aux {
             self.loss += value;
             self.aux_loss = Some(value);
-            self.grad.terms.push(term);
+            if let Gradient::Sparse(grad) = &mut self.grad {
+                grad.terms.push(term);
+            }
         }
     }
 }
@@ -247,6 +258,7 @@ pub fn build(config: &SaeConfig, rows: &Tensor, seed: u64) -> Result<Box<dyn Lea
         SaeConfig::BatchTopK(c) => Box::new(BatchTopK::new(c.clone(), rows, seed)?),
         SaeConfig::Matryoshka(c) => Box::new(Matryoshka::new(c.clone(), rows, seed)?),
         SaeConfig::Msae(c) => Box::new(Msae::new(c.clone(), rows, seed)?),
+        SaeConfig::Mp(c) => Box::new(Mp::new(c.clone(), rows, seed)?),
         SaeConfig::JumpRelu(c) => Box::new(JumpRelu::new(c.clone(), rows, seed)?),
         SaeConfig::Gated(c) => Box::new(Gated::new(c.clone(), rows, seed)?),
         SaeConfig::Relu(c) => Box::new(Relu::new(c.clone(), rows, seed)?),

@@ -120,7 +120,7 @@ impl Learner for Relu {
             n_active,
             aux_loss: None,
             parts: vec![Part { name: "l1".into(), value: weighted / d as f64, per: Per::Row }],
-            grad: SparseGrad { x: xc, terms: vec![Term { columns, grad, role }], b_dec, centred: true },
+            grad: SparseGrad { x: xc, terms: vec![Term { columns, grad, role }], b_dec, centred: true }.into(),
         })
     }
 

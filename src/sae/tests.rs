@@ -140,6 +140,7 @@ fn dense_loss(config: &SaeConfig, at: &dyn Learner, p: &[Tensor], x: &Tensor) ->
             let one = |l: usize| (mse(&(&capped * mask(&top(s.levels[l]))).unwrap()) * (weight(l) / all)).unwrap();
             (1..h).fold(one(0), |sum, l| (sum + one(l)).unwrap())
         }
+        SaeConfig::Mp(_) => unreachable!("the pursuit has tests of its own"),
         SaeConfig::Relu(s) => {
             let z = (&a * mask(&above(zero()))).unwrap();
             let norms = w_dec.sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
@@ -189,8 +190,9 @@ fn gradients_are_those_of_the_dense_formulation() {
         let mut learner = learner(&config);
         let step = learner.step(&x).unwrap();
         let c = learner.coder();
-        let sparse = dense_gradient(c, &step.grad, false);
-        let measured = measure(c, &step.grad, false).unwrap();
+        let Gradient::Sparse(grad) = &step.grad else { panic!("the pursuit has tests of its own") };
+        let sparse = dense_gradient(c, grad, false);
+        let measured = measure(c, grad, false).unwrap();
         let extras = learner.extra_grads(&measured.sums).unwrap();
         let mut got: Vec<Tensor> = [&sparse.w_enc, &sparse.b_enc, &sparse.w_dec, &sparse.b_dec].map(wide).to_vec();
         got.extend(extras.iter().map(|g| wide(&Tensor::new(g.as_slice(), &Device::Cpu).unwrap())));

@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::kernels::{latent_update, measure, overwrite, vector_update, Adam, Moments, SparseGrad};
+use crate::kernels::{overwrite, vector_update, Adam, Gradient, Moments};
 use crate::sae::Learner;
 
 use super::TrainConfig;
@@ -47,9 +47,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// A tensor operation that fails.
-    pub fn apply(&mut self, learner: &dyn Learner, grad: &SparseGrad, lr: f64) -> Result<f64> {
+    pub fn apply(&mut self, learner: &dyn Learner, grad: &Gradient, lr: f64) -> Result<f64> {
         let (coder, unit_norm) = (learner.coder(), learner.unit_norm());
-        let measured = measure(coder, grad, unit_norm)?;
+        let measured = grad.measure(coder, unit_norm)?;
         let extras = learner.extra_grads(&measured.sums)?;
         let of_extras: f64 = extras.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
         let norm = (measured.sq_norm + of_extras).sqrt();
@@ -59,7 +59,7 @@ impl Optimizer {
         self.step += 1;
         let grad_scale = if self.clip_norm > 0.0 && norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
         let adam = Adam { lr, beta1: self.beta1, beta2: self.beta2, eps: self.eps, step: self.step, grad_scale };
-        latent_update(coder, &self.moments, grad, &measured, &adam, unit_norm)?;
+        grad.update(coder, &self.moments, &measured, &adam, unit_norm)?;
         for (((_, parameter), [first, second]), grad) in learner.extras().into_iter().zip(&self.extras).zip(&extras) {
             let read = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.to_vec1()?) };
             let (mut p, mut m, mut v) = (read(parameter)?, read(first)?, read(second)?);

@@ -8,7 +8,9 @@ use crate::dictionary::{Dictionary, Provenance};
 use crate::kernels::dot;
 use crate::progress::Silent;
 use crate::rng::Rng;
-use crate::sae::{BatchTopKConfig, GatedConfig, Inside, JumpReluConfig, MatryoshkaConfig, MsaeConfig, ReluConfig, SaeConfig, TopKConfig};
+use crate::sae::{
+    BatchTopKConfig, GatedConfig, Inside, JumpReluConfig, MatryoshkaConfig, MpConfig, MsaeConfig, ReluConfig, SaeConfig, TopKConfig,
+};
 use crate::shard::Batch;
 use crate::Progress;
 
@@ -307,4 +309,52 @@ fn impossible_settings_name_their_key() {
     assert_eq!((c.lr, c.n_tokens, c.n_steps()), (2e-4, 1000, 1));
     let error = SaeConfig::TopK(TopKConfig { d_sae: 8, k: 9, ..Default::default() }).resolve(4, 10).unwrap_err();
     assert!(error.to_string().contains("choose k between 1 and 8"), "{error}");
+}
+
+fn mp_member(root: &Path, k: usize, n_tokens: u64, checkpoint_seconds: f64) -> Member {
+    let sae = SaeConfig::Mp(MpConfig { d_sae: 32, k, ..Default::default() }).resolve(D, n_tokens).unwrap();
+    Member { sae, ..member(root, k, 0, n_tokens, checkpoint_seconds) }
+}
+
+#[test]
+fn matching_pursuit_learns_honours_its_steps_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut source = Planted::new();
+    let report = train(vec![mp_member(dir.path(), 3, 300_000, 1e9)], &mut source, dir.path(), Mode::Fresh, &Silent).unwrap();
+    let last = &report.members[0].last;
+    let d = Dictionary::load(&report.members[0].dictionary).unwrap();
+    let found = recovery(&d, &source.atoms);
+    assert!(found > 0.95, "{found}, {last:?}");
+    assert!(last.fvu < 0.1 && last.l0 <= 3.0, "{last:?}");
+    let n = 500;
+    let x = candle_core::Tensor::from_vec(source.next_rows(n).unwrap().x, (n, D), &candle_core::Device::Cpu).unwrap();
+    let codes = d.encode(&x).unwrap();
+    assert!((0..n).all(|r| codes.row(r).0.len() <= 3 && codes.row(r).1.iter().all(|&v| v > 0.0)));
+    d.save(&dir.path().join("again")).unwrap();
+    assert_eq!(Dictionary::load(&dir.path().join("again")).unwrap().encode(&x).unwrap(), codes);
+}
+
+#[test]
+fn interrupted_matching_pursuit_ends_in_the_same_bytes() {
+    // Dead after 300 tokens: the auxiliary pursuit takes part.
+    let one = |root: &Path, seconds| {
+        let mut m = mp_member(root, 2, 4000, seconds);
+        if let SaeConfig::Mp(c) = &mut m.sae {
+            c.aux_k.dead_after_tokens = 300;
+        }
+        vec![m]
+    };
+    let files = ["dictionary.safetensors", "log.jsonl", "log.parquet"];
+    let bytes = |root: &Path| files.map(|f| std::fs::read(root.join("k2-s0").join(f)).unwrap());
+    let whole = tempfile::tempdir().unwrap();
+    train(one(whole.path(), 1e9), &mut scaled(), whole.path(), Mode::Fresh, &Silent).unwrap();
+    let cut = tempfile::tempdir().unwrap();
+    let mut mode = Mode::Fresh;
+    let mut stops = 0;
+    while let Err(e) = train(one(cut.path(), 0.0), &mut scaled(), cut.path(), mode, &StopAfter(AtomicU64::new(5))) {
+        assert!(matches!(e, Error::Interrupted { .. }), "{e}");
+        (mode, stops) = (Mode::Resume, stops + 1);
+    }
+    assert!(stops > 3);
+    assert!(bytes(whole.path()) == bytes(cut.path()));
 }

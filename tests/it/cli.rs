@@ -54,6 +54,10 @@ fn the_path_from_corpus_to_charts() {
 
     let codes = parse(&done(dir, &["encode", "--dictionary", "runs/k8-d128-s0", "--shards", "shards", "--out", "codes", "--json"]));
     assert_eq!(codes["rows"], 4000);
+    let omp = ["encode", "--dictionary", "runs/k8-d128-s0", "--shards", "shards", "--activation", "omp:3", "--out", "omp", "--json"];
+    assert!(parse(&done(dir, &omp))["l0"].as_f64().unwrap() <= 3.0);
+    let info = parse(&std::fs::read_to_string(dir.join("omp/codes.json")).unwrap());
+    assert_eq!((&info["activation"]["kind"], &info["activation"]["steps"]), (&"orthogonal_pursuit".into(), &3.into()));
     let plots = parse(&done(dir, &["plot", "--from", "runs", "--out", "plots", "--json"]));
     let files = plots["files"].as_array().unwrap();
     assert_eq!(files.len(), 6, "three charts as SVG and PNG");
@@ -225,6 +229,9 @@ fn wrong_requests_end_in_code_2_with_a_remedy() {
         (vec!["train", "--shards", "shards", "--hook", "blocks.0.hook_resid_post", "--out", "x"], HOOK),
         (vec!["train", "--shards", "shards", "--arch", "mystery", "--out", "x"], "topk"),
         (vec!["train", "--shards", "shards", "--set", "train.lr=-1", "--out", "x"], "positive rate"),
+        (vec!["train", "--shards", "shards", "--arch", "mp", "--set", "sae.tied=false", "--out", "x"], "untied variant"),
+        (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--activation", "omp:4"], "--out DIR"),
+        (vec!["encode", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--activation", "op:4", "--out", "x"], "omp:8"),
         (vec!["train", "--shards", "shards", "--k", "4", "--out", "runs"], "--resume"),
         (vec!["train", "--shards", "shards", "--d-sae", "128", "--k", "5,6", "--seed", "0,0", "--out", "x"], "once"),
         (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--device", "cuda"], "--device cpu"),

@@ -13,6 +13,7 @@ mod ingest;
 mod layering;
 mod outliers;
 mod planted;
+mod pursuit;
 mod score;
 mod shards;
 mod stream;

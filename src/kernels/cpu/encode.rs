@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::kernels::Selection;
 
 /// Rows per block.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 /// Latents per panel: 1024 x 64 f32 is 256 KiB, which stays in the second-level cache.
 const PANEL: usize = 1024;
 
@@ -24,8 +24,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `visit(first_latent, pre)` for each panel, `pre` `[panel][rows]`: products without bias.
-fn panels(x: &[f32], rows: usize, d: usize, w: &[f32], d_sae: usize, mut visit: impl FnMut(usize, &[f32])) {
+/// Calls `visit(first_latent, pre)` for each panel, `pre` `[panel][rows]`: products without bias, which `visit` may write over.
+pub(super) fn panels(x: &[f32], rows: usize, d: usize, w: &[f32], d_sae: usize, mut visit: impl FnMut(usize, &mut [f32])) {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.resize(PANEL * BLOCK, 0.0);
         for first in (0..d_sae).step_by(PANEL) {
@@ -55,7 +55,7 @@ fn panels(x: &[f32], rows: usize, d: usize, w: &[f32], d_sae: usize, mut visit: 
                     gemm::Parallelism::None,
                 );
             }
-            visit(first, &scratch[..m * rows]);
+            visit(first, &mut scratch[..m * rows]);
         }
     });
 }

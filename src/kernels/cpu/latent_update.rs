@@ -59,7 +59,7 @@ impl Moments {
 }
 
 /// Latents whose contributions to `b_dec`'s gradient are summed together; fixed, so that sums do not depend on threads.
-const CHUNK: usize = 128;
+pub(super) const CHUNK: usize = 128;
 
 /// A latent's gradient, in buffers that are used again for the next one.
 #[derive(Default)]
@@ -198,7 +198,7 @@ pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Meas
 
 /// Adam on slices, constants folded once per step.
 #[derive(Clone, Copy)]
-struct Rule {
+pub(super) struct Rule {
     beta1: f32,
     beta2: f32,
     eps: f32,
@@ -210,7 +210,7 @@ struct Rule {
 }
 
 impl Rule {
-    fn new(adam: &Adam) -> Self {
+    pub(super) fn new(adam: &Adam) -> Self {
         let t = adam.step as f64;
         Self {
             beta1: adam.beta1 as f32,
@@ -223,7 +223,7 @@ impl Rule {
     }
 
     #[inline]
-    fn apply(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: impl Iterator<Item = f32>) {
+    pub(super) fn apply(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: impl Iterator<Item = f32>) {
         for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
             let g = g * self.grad_scale;
             *m = self.beta1 * *m + (1.0 - self.beta1) * g;

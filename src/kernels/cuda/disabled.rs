@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::{Adam, Coder, Measured, Moments, Selection, SparseGrad};
+use super::super::{Adam, Coder, Measured, Moments, PursuitGrad, PursuitPath, PursuitRule, Selection, SparseGrad};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
@@ -39,5 +39,29 @@ pub fn latent_update(_: &Coder, _: &Moments, _: &SparseGrad, _: &Measured, _: &A
 }
 
 pub fn overwrite(_: &Tensor, _: &[f32]) -> Result<()> {
+    absent()
+}
+
+pub fn fill_gram(_: &Tensor, _: &Tensor) -> Result<()> {
+    absent()
+}
+
+pub fn pursuit(_: &Tensor, _: &Tensor, _: Option<&Tensor>, _: &PursuitRule) -> Result<PursuitPath> {
+    absent()
+}
+
+pub fn orthogonal_pursuit(_: &Tensor, _: &Tensor, _: &PursuitRule) -> Result<PursuitPath> {
+    absent()
+}
+
+pub fn pursuit_backward(_: &Tensor, _: &PursuitPath, _: &Tensor) -> Result<(Tensor, Tensor)> {
+    absent()
+}
+
+pub fn pursuit_measure(_: &Coder, _: &PursuitGrad, _: bool) -> Result<Measured> {
+    absent()
+}
+
+pub fn pursuit_update(_: &Coder, _: &Moments, _: &PursuitGrad, _: &Measured, _: &Adam, _: bool) -> Result<()> {
     absent()
 }
