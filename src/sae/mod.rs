@@ -93,6 +93,7 @@ impl SaeConfig {
             "batch-topk" => Self::BatchTopK(BatchTopKConfig::default()),
             "matryoshka" => Self::Matryoshka(MatryoshkaConfig::default()),
             "msae" => Self::Msae(MsaeConfig::default()),
+            "mp" => Self::Mp(MpConfig::default()),
             "jump-relu" => Self::JumpRelu(JumpReluConfig::default()),
             "gated" => Self::Gated(GatedConfig::default()),
             "relu" => Self::Relu(ReluConfig::default()),
