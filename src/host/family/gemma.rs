@@ -4,7 +4,7 @@
 //!
 //! Gemma team, "Gemma" (2024), "Gemma 2" (2024), "Gemma 3 Technical Report" (2025).
 
-use super::{rotary_block, rotary_decoder, window_layers, BlockNorms, Defaults, Family, NORMS_BEFORE, ROTARY_NAMES};
+use super::{llama, rotary_block, rotary_decoder, window_layers, BlockNorms, Defaults, Family, ROTARY_NAMES};
 use crate::error::Result;
 use crate::host::config::Config;
 use crate::host::rope::{self, RopeDefaults};
@@ -20,11 +20,9 @@ pub(super) const GEMMA: Family = Family {
     name: "gemma",
     model_types: &["gemma"],
     architectures: &["GemmaForCausalLM", "GemmaModel"],
-    within: None,
     spec: gemma,
-    block: |weights, spec, layer| rotary_block(weights, spec, layer, NORMS_BEFORE),
     norm_offset: 1.0,
-    names: ROTARY_NAMES,
+    ..llama::FAMILY
 };
 
 pub(super) const GEMMA2: Family = Family {

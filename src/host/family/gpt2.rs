@@ -43,7 +43,7 @@ fn spec(config: &Config) -> Result<Spec> {
         return Err(config.wrong("n_head", format!("{n_heads} does not divide n_embd = {d_model}"), "correct the file"));
     }
     let d_head = d_model / n_heads;
-    let (activation, _) = activation(config, &["activation_function"], "gelu_new")?;
+    let activation = activation(config, &["activation_function"], "gelu_new")?;
     config.refuse_unless("add_cross_attention", &Value::from(false))?;
     let norm = NormSpec { kind: NormKind::Layer, eps: config.positive("layer_norm_epsilon", Some(1e-5))? };
     let scaled = config.flag("scale_attn_weights", true)?;

@@ -60,7 +60,7 @@ fn spec(config: &Config) -> Result<Spec> {
         parallel: config.flag("use_parallel_residual", true)?,
         mlp: MlpSpec {
             d_mlp: config.size("intermediate_size")?,
-            activation: activation(config, &["hidden_act"], "gelu")?.0,
+            activation: activation(config, &["hidden_act"], "gelu")?,
             gated: false,
             bias: true,
         },
@@ -100,9 +100,8 @@ fn block(weights: &Weights, spec: &Spec, layer: usize) -> Result<Block> {
     let attention = &block.attention;
     let at = Layer { weights, layer };
     // Stored: for each head its q rows, k rows, v rows. Wanted: the q rows of all heads, then k, then v.
-    let (h, width) = (attention.n_heads, attention.d_head);
+    let width = attention.d_head;
     let order: Vec<usize> = (0..3 * d).map(|row| (row % d / width * 3 + row / d) * width + row % width).collect();
-    debug_assert_eq!(order.len(), 3 * h * width);
     let qkv = |suffix: &str| [Part::reordered(at.name(&format!("attention.query_key_value.{suffix}")), order.clone())];
     let bias = if attention.qkv_bias { Some(weights.stacked(&qkv("bias"), None)?) } else { None };
     Ok(Block {

@@ -2,21 +2,13 @@
 //!
 //! Jiang et al., "Mistral 7B" (2023).
 
-use super::{rotary_block, rotary_decoder, window_all, Defaults, Family, NORMS_BEFORE, ROTARY_NAMES};
+use super::{llama, rotary_decoder, window_all, Defaults, Family};
 use crate::error::Result;
 use crate::host::config::Config;
 use crate::host::spec::Spec;
 
-pub(super) const FAMILY: Family = Family {
-    name: "mistral",
-    model_types: &["mistral"],
-    architectures: &["MistralForCausalLM", "MistralModel"],
-    within: None,
-    spec,
-    block: |weights, spec, layer| rotary_block(weights, spec, layer, NORMS_BEFORE),
-    norm_offset: 0.0,
-    names: ROTARY_NAMES,
-};
+pub(super) const FAMILY: Family =
+    Family { name: "mistral", model_types: &["mistral"], architectures: &["MistralForCausalLM", "MistralModel"], spec, ..llama::FAMILY };
 
 fn spec(config: &Config) -> Result<Spec> {
     let mut spec = rotary_decoder(config, &Defaults { n_kv_heads: Some(8), n_context: 131_072, ..Defaults::LLAMA })?;

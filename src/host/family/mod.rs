@@ -127,7 +127,7 @@ impl Defaults {
 }
 
 /// The activation's name, from any of its keys.
-fn activation(config: &Config, keys: &[&'static str], default: &str) -> Result<(Activation, String)> {
+fn activation(config: &Config, keys: &[&'static str], default: &str) -> Result<Activation> {
     let mut found: Option<(&str, String)> = None;
     for &key in keys {
         let Some(name) = config.string(key)? else { continue };
@@ -138,9 +138,7 @@ fn activation(config: &Config, keys: &[&'static str], default: &str) -> Result<(
         found.get_or_insert((key, name));
     }
     let (key, name) = found.unwrap_or((keys[0], default.to_string()));
-    let activation = Activation::from_name(&name)
-        .ok_or_else(|| config.unsupported(key, &name, format!("the supported ones are {}", Activation::NAMES)))?;
-    Ok((activation, name))
+    Activation::from_name(&name).ok_or_else(|| config.unsupported(key, &name, format!("the supported ones are {}", Activation::NAMES)))
 }
 
 /// A Llama-shaped specification: RMSNorm before attention and MLP, rotary positions over the whole head, a gated MLP, no biases, full
@@ -172,7 +170,7 @@ fn rotary_decoder(config: &Config, defaults: &Defaults) -> Result<Spec> {
         parallel: false,
         mlp: MlpSpec {
             d_mlp: config.size("intermediate_size")?,
-            activation: activation(config, defaults.activation_keys, defaults.activation)?.0,
+            activation: activation(config, defaults.activation_keys, defaults.activation)?,
             gated: true,
             bias: false,
         },

@@ -2,7 +2,7 @@
 //!
 //! OLMo team, "2 OLMo 2 Furious" (2025).
 
-use super::{rotary_block, rotary_decoder, BlockNorms, Defaults, Family, ROTARY_NAMES};
+use super::{llama, rotary_block, rotary_decoder, BlockNorms, Defaults, Family, ROTARY_NAMES};
 use crate::error::Result;
 use crate::host::config::Config;
 use crate::host::spec::{Names, NormKind, Norms, QkNorm, Spec};
@@ -14,11 +14,10 @@ pub(super) const FAMILY: Family = Family {
     name: "olmo2",
     model_types: &["olmo2"],
     architectures: &["Olmo2ForCausalLM", "Olmo2Model"],
-    within: None,
     spec,
     block: |weights, spec, layer| rotary_block(weights, spec, layer, NORMS),
-    norm_offset: 0.0,
     names: Names { post_norms: NORMS.after, ..ROTARY_NAMES },
+    ..llama::FAMILY
 };
 
 fn spec(config: &Config) -> Result<Spec> {

@@ -2,7 +2,7 @@
 //!
 //! Abdin et al., "Phi-3 Technical Report" (2024).
 
-use super::{rotary_decoder, window_all, Defaults, Family, Layer, NORMS_BEFORE, ROTARY_NAMES};
+use super::{llama, rotary_decoder, window_all, Defaults, Family, Layer, NORMS_BEFORE};
 use crate::error::Result;
 use crate::host::config::Config;
 use crate::host::layers::Block;
@@ -10,16 +10,8 @@ use crate::host::rope::RopeDefaults;
 use crate::host::spec::Spec;
 use crate::host::weights::Weights;
 
-pub(super) const FAMILY: Family = Family {
-    name: "phi3",
-    model_types: &["phi3"],
-    architectures: &["Phi3ForCausalLM", "Phi3Model"],
-    within: None,
-    spec,
-    block,
-    norm_offset: 0.0,
-    names: ROTARY_NAMES,
-};
+pub(super) const FAMILY: Family =
+    Family { name: "phi3", model_types: &["phi3"], architectures: &["Phi3ForCausalLM", "Phi3Model"], spec, block, ..llama::FAMILY };
 
 fn spec(config: &Config) -> Result<Spec> {
     let rope = RopeDefaults {

@@ -3,24 +3,16 @@
 //!
 //! Yang et al., "Qwen2 Technical Report" (2024) and "Qwen3 Technical Report" (2025).
 
-use super::{rotary_block, rotary_decoder, window_layers, Defaults, Family, NORMS_BEFORE, ROTARY_NAMES};
+use super::{llama, rotary_decoder, window_layers, Defaults, Family};
 use crate::error::Result;
 use crate::host::config::Config;
 use crate::host::spec::{QkNorm, Spec};
 
-pub(super) const QWEN2: Family = Family {
-    name: "qwen2",
-    model_types: &["qwen2"],
-    architectures: &["Qwen2ForCausalLM", "Qwen2Model"],
-    within: None,
-    spec: qwen2,
-    block: |weights, spec, layer| rotary_block(weights, spec, layer, NORMS_BEFORE),
-    norm_offset: 0.0,
-    names: ROTARY_NAMES,
-};
+pub(super) const QWEN2: Family =
+    Family { name: "qwen2", model_types: &["qwen2"], architectures: &["Qwen2ForCausalLM", "Qwen2Model"], spec: qwen2, ..llama::FAMILY };
 
 pub(super) const QWEN3: Family =
-    Family { name: "qwen3", model_types: &["qwen3"], architectures: &["Qwen3ForCausalLM", "Qwen3Model"], spec: qwen3, ..QWEN2 };
+    Family { name: "qwen3", model_types: &["qwen3"], architectures: &["Qwen3ForCausalLM", "Qwen3Model"], spec: qwen3, ..llama::FAMILY };
 
 const DEFAULTS: Defaults = Defaults { n_context: 32_768, n_kv_heads: Some(32), bos: None, eos: None, ..Defaults::LLAMA };
 

@@ -3,7 +3,7 @@
 //!
 //! Lozhkov et al., "StarCoder 2 and The Stack v2" (2024).
 
-use super::{rotary_block, rotary_decoder, window_all, Defaults, Family, NORMS_BEFORE, ROTARY_NAMES};
+use super::{llama, rotary_decoder, window_all, Defaults, Family, ROTARY_NAMES};
 use crate::error::Result;
 use crate::host::config::Config;
 use crate::host::spec::{Names, NormKind, Spec};
@@ -12,11 +12,9 @@ pub(super) const FAMILY: Family = Family {
     name: "starcoder2",
     model_types: &["starcoder2"],
     architectures: &["Starcoder2ForCausalLM", "Starcoder2Model"],
-    within: None,
     spec,
-    block: |weights, spec, layer| rotary_block(weights, spec, layer, NORMS_BEFORE),
-    norm_offset: 0.0,
     names: Names { final_norm_bias: true, ..ROTARY_NAMES },
+    ..llama::FAMILY
 };
 
 fn spec(config: &Config) -> Result<Spec> {
