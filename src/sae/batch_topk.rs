@@ -15,12 +15,12 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::aux_k::{aux_term, sum_sq};
+use super::body::BatchSelection;
 use super::parts::{calibrate, check_k, unscaled};
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{decode_codes, encode_batch_topk, Coder, Columns, SparseGrad, Term};
+use crate::kernels::{decode_codes, Columns};
 
 /// The `[sae]` table for `arch = "batch-topk"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,43 +49,12 @@ impl BatchTopKConfig {
     }
 }
 
-/// The running mean of the smallest kept value; a batch without any does not count.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct RunningThreshold {
-    pub value: Option<f64>,
-}
-
-impl RunningThreshold {
-    pub fn add(&mut self, smallest: f32, decay: f64) {
-        if smallest.is_finite() {
-            let smallest = f64::from(smallest);
-            self.value = Some(self.value.map_or(smallest, |mean| decay * mean + (1.0 - decay) * smallest));
-        }
-    }
-
-    /// A little below where the next batch's cut should be.
-    pub fn guess(&self, last: Option<f32>) -> Option<f32> {
-        last.map(|l| 0.9 * l)
-    }
-
-    pub fn state(&self) -> Value {
-        json!({ "threshold": self.value })
-    }
-
-    pub fn restore(&mut self, state: &Value) {
-        self.value = state["threshold"].as_f64();
-    }
-}
-
 /// A BatchTopK SAE in training.
 #[derive(Debug)]
 pub struct BatchTopK {
     config: BatchTopKConfig,
-    coder: Coder,
-    silence: Silence,
-    running: RunningThreshold,
-    /// Smallest value that the last batch kept; only a guess for the next.
-    last: Option<f32>,
+    body: Body,
+    selection: BatchSelection,
 }
 
 impl BatchTopK {
@@ -94,59 +63,34 @@ impl BatchTopK {
     /// # Errors
     /// A tensor operation that fails.
     pub fn new(config: BatchTopKConfig, rows: &Tensor, seed: u64) -> Result<Self> {
-        let coder = init::tied_topk(config.d_sae, config.k, rows, seed)?;
-        let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
-        Ok(Self { config, coder, silence, running: RunningThreshold::default(), last: None })
+        let body = Body::tied(config.d_sae, config.k, config.aux_k.dead_after_tokens, rows, seed)?;
+        Ok(Self { config, body, selection: BatchSelection::default() })
     }
 }
 
 impl Learner for BatchTopK {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
-        let (n, d) = x.dims2()?;
-        let xc = x.broadcast_sub(&self.coder.b_dec)?;
-        let guess = self.running.guess(self.last);
-        let (codes, smallest) = encode_batch_topk(&xc, &self.coder.w_enc, &self.coder.b_enc, n * self.config.k, guess)?;
-        self.running.add(smallest, self.config.threshold_decay);
-        self.last = smallest.is_finite().then_some(smallest);
-        let error = (decode_codes(&codes, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
-        let sq_error = sum_sq(&error)?;
-        let per_element = 1.0 / (n as f64 * d as f64);
-        let columns = Columns::of_codes(&codes);
-        let aux = aux_term(&self.config.aux_k, &self.silence, &self.coder, &xc, &error.neg()?)?;
-        self.silence.count(&columns, n as u64);
-        let n_active = columns.rows.len() as u64;
-        let grad = (error * (2.0 * per_element))?;
-        let b_dec = grad.sum(0)?;
-        let mut step = Step {
-            loss: sq_error * per_element,
-            sq_error,
-            n_active,
-            aux_loss: None,
-            parts: Vec::new(),
-            grad: SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true }.into(),
-        };
-        step.add_aux(aux);
-        Ok(step)
-    }
-
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
+        let (config, coder) = (&self.config, &self.body.coder);
+        let xc = self.body.centred(x)?;
+        let codes = self.selection.encode(&xc, coder, config.k, config.threshold_decay)?;
+        let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
+        Ok(self.body.plain(x, xc, Columns::of_codes(&codes), &xhat, Some(&config.aux_k))?.step(Vec::new()))
     }
 
     fn state(&self) -> Value {
-        self.running.state()
+        self.selection.state()
     }
 
     fn restore(&mut self, state: &Value) {
-        self.running.restore(state);
+        self.selection.restore(state);
     }
 
     fn calibrates(&self) -> bool {
@@ -154,14 +98,14 @@ impl Learner for BatchTopK {
     }
 
     fn finish(&self, scale: f64, rows: &Tensor) -> Result<Dictionary> {
-        let threshold = calibrate(&self.coder, rows, self.config.k)?;
+        let threshold = calibrate(&self.body.coder, rows, self.config.k)?;
         let notes = json!({
             "k": self.config.k,
             "calibration_rows": rows.dim(0)?,
-            "running_threshold": self.running.value.map(|t| t / scale),
+            "running_threshold": self.selection.threshold.map(|t| t / scale),
         });
         let provenance = Provenance { made_by: "batch-topk".into(), notes, ..Default::default() };
         let activation = Activation::Threshold { threshold: (f64::from(threshold) / scale) as f32 };
-        Dictionary::new(unscaled(&self.coder, scale)?, activation, true, provenance)
+        Dictionary::new(unscaled(&self.body.coder, scale)?, activation, true, provenance)
     }
 }

@@ -15,15 +15,16 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::{json, Value};
+use serde_json::Value;
 
 use super::aux_k::sum_sq;
+use super::body::Warmup;
 use super::parts::{check_k, check_weight, unscaled, Part, Per};
-use super::relu::{grown, warmup, INIT_K};
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::relu::INIT_K;
+use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{decode_codes, encode_threshold, Coder, Columns, Role, SparseGrad, Term};
+use crate::kernels::{decode_codes, encode_threshold, Columns, Role, Term};
 
 /// The `[sae]` table for `arch = "gated"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,7 +51,12 @@ impl GatedConfig {
         let aux = AuxKConfig { dead_after_tokens: self.dead_after_tokens, ..AuxKConfig::default() }.resolve(d_in, n_tokens);
         check_weight("sae.l1", self.l1, "0 turns the penalty off, 5 is the default")?;
         let d_sae = check_k(self.d_sae, 1, d_in, &aux)?;
-        Ok(Self { d_sae, l1: self.l1, warmup_tokens: warmup(self.warmup_tokens, n_tokens), dead_after_tokens: aux.dead_after_tokens })
+        Ok(Self {
+            d_sae,
+            l1: self.l1,
+            warmup_tokens: Warmup::resolve(self.warmup_tokens, n_tokens),
+            dead_after_tokens: aux.dead_after_tokens,
+        })
     }
 }
 
@@ -59,13 +65,12 @@ impl GatedConfig {
 pub struct Gated {
     config: GatedConfig,
     /// `b_enc` is the gate's bias.
-    coder: Coder,
+    body: Body,
     /// `[d_sae]`, f32.
     r_mag: Tensor,
     /// `[d_sae]`, f32.
     b_mag: Tensor,
-    silence: Silence,
-    tokens: u64,
+    warmup: Warmup,
 }
 
 impl Gated {
@@ -74,54 +79,44 @@ impl Gated {
     /// # Errors
     /// A tensor operation that fails.
     pub fn new(config: GatedConfig, rows: &Tensor, seed: u64) -> Result<Self> {
-        let coder = init::tied_topk(config.d_sae, INIT_K.min(config.d_sae), rows, seed)?;
-        let silence = Silence::new(config.d_sae, config.dead_after_tokens);
+        let body = Body::tied(config.d_sae, INIT_K, config.dead_after_tokens, rows, seed)?;
         let zeros = || Tensor::zeros(config.d_sae, DType::F32, rows.device());
-        Ok(Self { r_mag: zeros()?, b_mag: zeros()?, config, coder, silence, tokens: 0 })
+        Ok(Self { r_mag: zeros()?, b_mag: zeros()?, warmup: Warmup::new(config.warmup_tokens), config, body })
     }
 }
 
 impl Learner for Gated {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
         let (n, d) = x.dims2()?;
-        self.tokens += n as u64;
-        let l1 = self.config.l1 * grown(self.tokens, self.config.warmup_tokens);
-        let xc = x.broadcast_sub(&self.coder.b_dec)?;
-        let open = encode_threshold(&xc, &self.coder.w_enc, &self.coder.b_enc, &self.coder.b_enc.zeros_like()?)?;
+        let l1 = self.config.l1 * self.warmup.add(n);
+        let coder = &self.body.coder;
+        let xc = self.body.centred(x)?;
+        let open = encode_threshold(&xc, &coder.w_enc, &coder.b_enc, &coder.b_enc.zeros_like()?)?;
         let gain: Vec<f32> = self.r_mag.exp()?.to_vec1()?;
-        let (b_mag, b_gate): (Vec<f32>, Vec<f32>) = (self.b_mag.to_vec1()?, self.coder.b_enc.to_vec1()?);
+        let (b_mag, b_gate): (Vec<f32>, Vec<f32>) = (self.b_mag.to_vec1()?, coder.b_enc.to_vec1()?);
         let codes = open.mapped(|j, v| gain[j] * (v - b_gate[j]) + b_mag[j]);
-        let error = (decode_codes(&codes, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
-        let gate_error = (decode_codes(&open, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
-        let (sq_error, sq_gate) = (sum_sq(&error)?, sum_sq(&gate_error)?);
-        let per_element = 1.0 / (n as f64 * d as f64);
-        let (columns, gates) = (Columns::of_codes(&codes), Columns::of_codes(&open));
-        self.silence.count(&columns, n as u64);
+        let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
+        let gate_error = (decode_codes(&open, &coder.w_dec, Some(&coder.b_dec))? - x)?;
+        let sq_gate = sum_sq(&gate_error)?;
         let total: f64 = open.values.iter().map(|&v| f64::from(v)).sum();
-        let grad = (error * (2.0 * per_element))?;
-        let b_dec = grad.sum(0)?;
-        let n_active = columns.rows.len() as u64;
-        let magnitudes = Role { bias: false, gain: Some(Arc::new(gain)), sums: true, ..Role::default() };
+        let per_element = 1.0 / (n as f64 * d as f64);
+        let mut plain = self.body.plain(x, xc, Columns::of_codes(&codes), &xhat, None)?;
+        plain.loss += (l1 * total + sq_gate) * per_element;
+        plain.grad.terms[0].role = Role { bias: false, gain: Some(Arc::new(gain)), sums: true, ..Role::default() };
         let gating = Role { decoder: false, offset: (l1 * per_element) as f32, ..Role::default() };
-        let terms = vec![
-            Term { columns, grad, role: magnitudes },
-            Term { columns: gates, grad: (gate_error * (2.0 * per_element))?, role: gating },
-        ];
-        Ok(Step {
-            loss: (sq_error + l1 * total + sq_gate) * per_element,
-            sq_error,
-            n_active,
-            aux_loss: None,
-            parts: vec![
-                Part { name: "l1".into(), value: total / d as f64, per: Per::Row },
-                Part { name: "fvu_gate".into(), value: sq_gate, per: Per::Spread },
-            ],
-            grad: SparseGrad { x: xc, terms, b_dec, centred: true }.into(),
-        })
+        plain.grad.terms.push(Term { columns: Columns::of_codes(&open), grad: (gate_error * (2.0 * per_element))?, role: gating });
+        Ok(plain.step(vec![
+            Part { name: "l1".into(), value: total / d as f64, per: Per::Row },
+            Part { name: "fvu_gate".into(), value: sq_gate, per: Per::Spread },
+        ]))
     }
 
     fn extras(&self) -> Vec<(&'static str, &Tensor)> {
@@ -135,25 +130,17 @@ impl Learner for Gated {
         Ok(vec![r, sums[0].iter().map(|[dz, _]| *dz).collect()])
     }
 
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
-    }
-
     fn state(&self) -> Value {
-        json!({ "tokens": self.tokens })
+        self.warmup.state()
     }
 
     fn restore(&mut self, state: &Value) {
-        self.tokens = state["tokens"].as_u64().unwrap_or_default();
+        self.warmup.restore(state);
     }
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
         let provenance = Provenance { made_by: "gated".into(), ..Default::default() };
-        let mut dictionary = Dictionary::new(unscaled(&self.coder, scale)?, Activation::Relu, true, provenance)?;
+        let mut dictionary = Dictionary::new(unscaled(&self.body.coder, scale)?, Activation::Relu, true, provenance)?;
         dictionary.magnitude = Some((self.r_mag.exp()?, (&self.b_mag / scale)?));
         dictionary.activation = Activation::Gated;
         Ok(dictionary)

@@ -13,15 +13,15 @@
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use serde_json::{json, Value};
+use serde_json::Value;
 
-use super::aux_k::{aux_term, sum_sq};
+use super::body::Warmup;
 use super::parts::{calibrate, check_k, check_weight, unscaled, Part, Per};
-use super::relu::{grown, warmup, INIT_K};
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::relu::INIT_K;
+use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes, encode_threshold, Coder, Columns, Role, SparseGrad, Term};
+use crate::kernels::{decode_codes, encode_threshold, Columns, Role, Term};
 
 /// The `[sae]` table for `arch = "jump-relu"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ impl JumpReluConfig {
             return Err(Error::config("sae.bandwidth", format!("is {}", self.bandwidth), "it must be above 0; 0.1 is the default"));
         }
         let aux_k = self.aux_k.resolve(d_in, n_tokens);
-        Ok(Self { d_sae, warmup_tokens: warmup(self.warmup_tokens, n_tokens), aux_k, ..self.clone() })
+        Ok(Self { d_sae, warmup_tokens: Warmup::resolve(self.warmup_tokens, n_tokens), aux_k, ..self.clone() })
     }
 }
 
@@ -80,11 +80,10 @@ impl JumpReluConfig {
 #[derive(Debug)]
 pub struct JumpRelu {
     config: JumpReluConfig,
-    coder: Coder,
+    body: Body,
     /// `[d_sae]`, f32.
     log_threshold: Tensor,
-    silence: Silence,
-    tokens: u64,
+    warmup: Warmup,
     /// Of the last step: entries in the rectangle per latent, and dL/dL0 over the number of rows.
     band: (Vec<usize>, f64),
 }
@@ -96,64 +95,54 @@ impl JumpRelu {
     /// A tensor operation that fails.
     pub fn new(config: JumpReluConfig, rows: &Tensor, seed: u64) -> Result<Self> {
         let k = if config.target_l0 >= 1.0 { config.target_l0 as usize } else { INIT_K };
-        let coder = init::tied_topk(config.d_sae, k.min(config.d_sae), rows, seed)?;
-        let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
+        let body = Body::tied(config.d_sae, k, config.aux_k.dead_after_tokens, rows, seed)?;
         // Thresholds move slowly, so a start far from the target would cost most of a short run.
         let start = match config.initial_threshold {
             given if given > 0.0 => given,
-            _ if config.target_l0 >= 1.0 => f64::from(calibrate(&coder, rows, k)?).max(1e-3),
+            _ if config.target_l0 >= 1.0 => f64::from(calibrate(&body.coder, rows, k)?).max(1e-3),
             _ => 0.1,
         };
         let log_threshold = Tensor::full(start.ln() as f32, config.d_sae, rows.device())?;
-        Ok(Self { config, coder, log_threshold, silence, tokens: 0, band: (Vec::new(), 0.0) })
+        Ok(Self { warmup: Warmup::new(config.warmup_tokens), config, body, log_threshold, band: (Vec::new(), 0.0) })
     }
 }
 
 impl Learner for JumpRelu {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
         let (n, d) = x.dims2()?;
-        self.tokens += n as u64;
+        let coef = self.config.l0_coef * self.warmup.add(n);
         let half = (self.config.bandwidth / 2.0) as f32;
         let theta: Vec<f32> = self.log_threshold.exp()?.to_vec1()?;
         let low = Tensor::from_vec(theta.iter().map(|t| t - half).collect::<Vec<_>>(), theta.len(), x.device())?;
-        let xc = x.broadcast_sub(&self.coder.b_dec)?;
+        let coder = &self.body.coder;
+        let xc = self.body.centred(x)?;
         // One encode gives the active entries and those near the step.
-        let above = Columns::of_codes(&encode_threshold(&xc, &self.coder.w_enc, &self.coder.b_enc, &low)?);
+        let above = Columns::of_codes(&encode_threshold(&xc, &coder.w_enc, &coder.b_enc, &low)?);
         let active = above.filtered(|j, v| v > theta[j]);
         let band = above.filtered(|j, v| (v - theta[j]).abs() < half);
-        let error = (decode_codes(&active.to_codes(n), &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
-        let sq_error = sum_sq(&error)?;
-        let per_element = 1.0 / (n as f64 * d as f64);
-        let l0 = active.rows.len() as f64 / n as f64;
-        let coef = self.config.l0_coef * grown(self.tokens, self.config.warmup_tokens);
+        let xhat = decode_codes(&active.to_codes(n), &coder.w_dec, Some(&coder.b_dec))?;
+        let mut plain = self.body.plain(x, xc, active, &xhat, Some(&self.config.aux_k))?;
+        let l0 = plain.n_active as f64 / n as f64;
         let (penalty, slope) = if self.config.target_l0 > 0.0 {
             let excess = l0 / self.config.target_l0 - 1.0;
             (coef * excess * excess, 2.0 * coef * excess / self.config.target_l0)
         } else {
             (coef * l0 / d as f64, coef / d as f64)
         };
+        plain.loss += penalty;
         self.band = ((0..theta.len()).map(|j| band.count(j)).collect(), slope / n as f64);
-        let aux = aux_term(&self.config.aux_k, &self.silence, &self.coder, &xc, &error.neg()?)?;
-        self.silence.count(&active, n as u64);
-        let n_active = active.rows.len() as u64;
-        let grad = (error * (2.0 * per_element))?;
-        let b_dec = grad.sum(0)?;
         let role = Role { decoder: false, encoder: false, bias: false, sums: true, ..Role::default() };
-        let terms = vec![Term::codes(active, grad.clone()), Term { columns: band, grad, role }];
-        let mut step = Step {
-            loss: sq_error * per_element + penalty,
-            sq_error,
-            n_active,
-            aux_loss: None,
-            parts: vec![Part { name: "l0_penalty".into(), value: penalty, per: Per::Step }],
-            grad: SparseGrad { x: xc, terms, b_dec, centred: true }.into(),
-        };
-        step.add_aux(aux);
-        Ok(step)
+        let grad = plain.grad.terms[0].grad.clone();
+        plain.grad.terms.push(Term { columns: band, grad, role });
+        Ok(plain.step(vec![Part { name: "l0_penalty".into(), value: penalty, per: Per::Step }]))
     }
 
     fn extras(&self) -> Vec<(&'static str, &Tensor)> {
@@ -171,25 +160,17 @@ impl Learner for JumpRelu {
         Ok(vec![gradient.collect()])
     }
 
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
-    }
-
     fn state(&self) -> Value {
-        json!({ "tokens": self.tokens })
+        self.warmup.state()
     }
 
     fn restore(&mut self, state: &Value) {
-        self.tokens = state["tokens"].as_u64().unwrap_or_default();
+        self.warmup.restore(state);
     }
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
         let provenance = Provenance { made_by: "jump-relu".into(), ..Default::default() };
-        let mut dictionary = Dictionary::new(unscaled(&self.coder, scale)?, Activation::Relu, true, provenance)?;
+        let mut dictionary = Dictionary::new(unscaled(&self.body.coder, scale)?, Activation::Relu, true, provenance)?;
         dictionary.thresholds = Some((self.log_threshold.exp()? / scale)?);
         dictionary.activation = Activation::JumpRelu;
         Ok(dictionary)

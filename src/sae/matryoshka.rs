@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use super::aux_k::{aux_term, sum_sq};
-use super::batch_topk::RunningThreshold;
+use super::body::{BatchSelection, Plain};
 use super::parts::{calibrate, check_k, unscaled, Part, Per};
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::{AuxKConfig, Body, Learner, Step};
 use crate::codes::Codes;
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes, encode_batch_topk, encode_topk, Coder, Columns, SparseGrad, Term};
+use crate::kernels::{decode_codes, encode_topk, Columns, SparseGrad, Term};
 use crate::rng::Rng;
 
 /// How codes are selected inside.
@@ -115,10 +115,8 @@ impl MatryoshkaConfig {
 #[derive(Debug)]
 pub struct Matryoshka {
     config: MatryoshkaConfig,
-    coder: Coder,
-    silence: Silence,
-    running: RunningThreshold,
-    last: Option<f32>,
+    body: Body,
+    selection: BatchSelection,
     seed: u64,
     steps: u64,
 }
@@ -129,9 +127,8 @@ impl Matryoshka {
     /// # Errors
     /// A tensor operation that fails.
     pub fn new(config: MatryoshkaConfig, rows: &Tensor, seed: u64) -> Result<Self> {
-        let coder = init::tied_topk(config.d_sae, config.k, rows, seed)?;
-        let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
-        Ok(Self { config, coder, silence, running: RunningThreshold::default(), last: None, seed, steps: 0 })
+        let body = Body::tied(config.d_sae, config.k, config.aux_k.dead_after_tokens, rows, seed)?;
+        Ok(Self { config, body, selection: BatchSelection::default(), seed, steps: 0 })
     }
 
     /// This step's prefixes.
@@ -151,16 +148,10 @@ impl Matryoshka {
     }
 
     fn encode(&mut self, xc: &Tensor) -> Result<Codes> {
-        let (n, _) = xc.dims2()?;
-        match self.config.inside {
-            Inside::Topk => encode_topk(xc, &self.coder.w_enc, &self.coder.b_enc, self.config.k, None)?.to_codes(self.config.d_sae),
-            Inside::BatchTopk => {
-                let guess = self.running.guess(self.last);
-                let (codes, smallest) = encode_batch_topk(xc, &self.coder.w_enc, &self.coder.b_enc, n * self.config.k, guess)?;
-                self.running.add(smallest, self.config.threshold_decay);
-                self.last = smallest.is_finite().then_some(smallest);
-                Ok(codes)
-            }
+        let (config, coder) = (&self.config, &self.body.coder);
+        match config.inside {
+            Inside::Topk => encode_topk(xc, &coder.w_enc, &coder.b_enc, config.k, None)?.to_codes(config.d_sae),
+            Inside::BatchTopk => self.selection.encode(xc, coder, config.k, config.threshold_decay),
         }
     }
 }
@@ -176,24 +167,28 @@ fn group(codes: &Codes, from: usize, to: usize) -> Codes {
 }
 
 impl Learner for Matryoshka {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
         let (n, d) = x.dims2()?;
         let prefixes = self.prefixes();
         self.steps += 1;
-        let xc = x.broadcast_sub(&self.coder.b_dec)?;
+        let xc = self.body.centred(x)?;
         let codes = self.encode(&xc)?;
         let columns = Columns::of_codes(&codes);
         // Residuals after each prefix, each from the one before.
         let mut error = xc.neg()?;
         let empty = error.clone();
         let (mut errors, mut parts, mut from) = (Vec::new(), Vec::new(), 0);
-        let dead = self.silence.dead();
+        let dead = self.body.silence.dead();
         for &to in &prefixes {
-            error = (error + decode_codes(&group(&codes, from, to), &self.coder.w_dec, None)?)?;
+            error = (error + decode_codes(&group(&codes, from, to), &self.body.coder.w_dec, None)?)?;
             errors.push((to, error.clone(), sum_sq(&error)?));
             if self.config.sampled == 0 && to < self.config.d_sae {
                 let entries = columns.starts[to] as f64;
@@ -208,8 +203,8 @@ impl Learner for Matryoshka {
         let per_element = weight / (n as f64 * d as f64);
         let sq_error = errors.last().map_or(0.0, |(_, _, sq)| *sq);
         let mut loss = errors.iter().map(|(_, _, sq)| sq * per_element).sum::<f64>();
-        let aux = aux_term(&self.config.aux_k, &self.silence, &self.coder, &xc, &error.neg()?)?;
-        self.silence.count(&columns, n as u64);
+        let aux = aux_term(&self.config.aux_k, &self.body.silence, &self.body.coder, &xc, &error.neg()?)?;
+        self.body.silence.count(&columns, n as u64);
         let n_active = columns.rows.len() as u64;
         // Suffix sums: what the latents of a group are taught by.
         let mut terms = Vec::with_capacity(prefixes.len());
@@ -224,32 +219,24 @@ impl Learner for Matryoshka {
             terms.push(Term::codes(columns.range(from, *to), grad.clone()));
             suffix = Some(grad);
         }
-        let mut b_dec = suffix.map_or_else(|| self.coder.b_dec.zeros_like(), |s| s.sum(0))?;
+        let mut b_dec = suffix.map_or_else(|| self.body.coder.b_dec.zeros_like(), |s| s.sum(0))?;
         if self.config.empty_prefix > 0.0 {
             let factor = per_element * self.config.empty_prefix;
             loss += sum_sq(&empty)? * factor;
             b_dec = (b_dec + (empty.sum(0)? * (2.0 * factor))?)?;
         }
-        let grad = SparseGrad { x: xc, terms, b_dec, centred: true }.into();
-        let mut step = Step { loss, sq_error, n_active, aux_loss: None, parts, grad };
-        step.add_aux(aux);
-        Ok(step)
-    }
-
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
+        let grad = SparseGrad { x: xc, terms, b_dec, centred: true };
+        let mut plain = Plain { loss, sq_error, n_active, aux_loss: None, grad };
+        plain.add_aux(aux);
+        Ok(plain.step(parts))
     }
 
     fn state(&self) -> Value {
-        json!({ "running": self.running.state(), "steps": self.steps })
+        json!({ "selection": self.selection.state(), "steps": self.steps })
     }
 
     fn restore(&mut self, state: &Value) {
-        self.running.restore(&state["running"]);
+        self.selection.restore(&state["selection"]);
         self.steps = state["steps"].as_u64().unwrap_or_default();
     }
 
@@ -261,17 +248,17 @@ impl Learner for Matryoshka {
         let activation = match self.config.inside {
             Inside::Topk => Activation::TopK { k: self.config.k },
             Inside::BatchTopk => {
-                Activation::Threshold { threshold: (f64::from(calibrate(&self.coder, rows, self.config.k)?) / scale) as f32 }
+                Activation::Threshold { threshold: (f64::from(calibrate(&self.body.coder, rows, self.config.k)?) / scale) as f32 }
             }
         };
         let notes = json!({
             "k": self.config.k,
             "prefixes": self.config.prefixes,
             "calibration_rows": rows.dim(0)?,
-            "running_threshold": self.running.value.map(|t| t / scale),
+            "running_threshold": self.selection.threshold.map(|t| t / scale),
         });
         let provenance = Provenance { made_by: "matryoshka".into(), notes, ..Default::default() };
-        Dictionary::new(unscaled(&self.coder, scale)?, activation, true, provenance)
+        Dictionary::new(unscaled(&self.body.coder, scale)?, activation, true, provenance)
     }
 
     fn beside(&self, whole: &Dictionary) -> Result<Vec<(String, Dictionary)>> {

@@ -5,6 +5,7 @@
 
 mod aux_k;
 mod batch_topk;
+mod body;
 mod gated;
 mod init;
 mod jump_relu;
@@ -21,10 +22,11 @@ use serde_json::Value;
 
 use crate::dictionary::Dictionary;
 use crate::error::Result;
-use crate::kernels::{Coder, Gradient, Term};
+use crate::kernels::{Coder, Gradient};
 
 pub use aux_k::{AuxKConfig, Silence};
 pub use batch_topk::{BatchTopK, BatchTopKConfig};
+pub use body::Body;
 pub use gated::{Gated, GatedConfig};
 pub use init::geometric_median;
 pub use jump_relu::{JumpRelu, JumpReluConfig};
@@ -171,23 +173,18 @@ pub struct Step {
     pub grad: Gradient,
 }
 
-impl Step {
-    /// Adds the auxiliary loss and its gradient.
-    fn add_aux(&mut self, aux: Option<(f64, Term)>) {
-        if let Some((value, term)) = aux {
-            self.loss += value;
-            self.aux_loss = Some(value);
-            if let Gradient::Sparse(grad) = &mut self.grad {
-                grad.terms.push(term);
-            }
-        }
-    }
-}
-
 /// A variant in training. Inputs are normalised rows `[n, d_in]`, f32, mean squared norm `d_in`.
 pub trait Learner: Send {
+    /// Parameters and silence counters.
+    fn body(&self) -> &Body;
+
+    /// For counting, and for restoring a checkpoint.
+    fn body_mut(&mut self) -> &mut Body;
+
     /// The parameters; the optimiser updates them in place.
-    fn coder(&self) -> &Coder;
+    fn coder(&self) -> &Coder {
+        &self.body().coder
+    }
 
     /// Loss and gradient of one batch; also counts which latents stayed silent.
     ///
@@ -196,10 +193,9 @@ pub trait Learner: Send {
     fn step(&mut self, x: &Tensor) -> Result<Step>;
 
     /// Tokens since each latent last fired.
-    fn silence(&self) -> &Silence;
-
-    /// For restoring a checkpoint.
-    fn silence_mut(&mut self) -> &mut Silence;
+    fn silence(&self) -> &Silence {
+        &self.body().silence
+    }
 
     /// Do decoder rows stay on the unit sphere?
     fn unit_norm(&self) -> bool {

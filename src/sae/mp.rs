@@ -15,7 +15,8 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::aux_k::sum_sq;
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::parts::check_weight;
+use super::{init, AuxKConfig, Body, Learner, Silence, Step};
 use crate::codes::PAD;
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
@@ -82,9 +83,7 @@ impl MpConfig {
             ));
         }
         for (key, weight) in [("sae.aux_k.coef", self.aux_k.coef), ("sae.revive", self.revive)] {
-            if !(weight.is_finite() && weight >= 0.0) {
-                return Err(Error::config(key, format!("{weight} is no weight"), "use 0 to turn the term off, or a small positive number"));
-            }
+            check_weight(key, weight, "use 0 to turn the term off, or a small positive number")?;
         }
         let mut aux_k = self.aux_k.resolve(d_in, n_tokens);
         aux_k.k = if self.aux_k.k == 0 { self.k } else { self.aux_k.k };
@@ -107,10 +106,9 @@ impl MpConfig {
 pub struct Mp {
     config: MpConfig,
     /// Its encoder is empty, `[0, d_in]`.
-    coder: Coder,
+    body: Body,
     /// Inner products of the atoms, filled anew at each step; `None` where they would not fit.
     gram: Option<Tensor>,
-    silence: Silence,
 }
 
 impl Mp {
@@ -128,7 +126,7 @@ impl Mp {
             b_dec: init::geometric_median(rows)?,
         };
         let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
-        Ok(Self { gram: new_gram(&coder.w_dec)?, config, coder, silence })
+        Ok(Self { gram: new_gram(&coder.w_dec)?, config, body: Body { coder, silence } })
     }
 
     /// Dead atoms pursue the residual `[n, d]`, which is a constant here: the weighted loss, and its tape.
@@ -141,7 +139,7 @@ impl Mp {
         if spread <= 0.0 {
             return Ok(None);
         }
-        let atoms = self.coder.w_dec.index_select(&Tensor::from_slice(dead, dead.len(), &Device::Cpu)?, 0)?;
+        let atoms = self.body.coder.w_dec.index_select(&Tensor::from_slice(dead, dead.len(), &Device::Cpu)?, 0)?;
         let gram = new_gram(&atoms)?;
         if let Some(gram) = &gram {
             fill_gram(&atoms, gram)?;
@@ -153,29 +151,33 @@ impl Mp {
         let indices: Vec<u32> = path.indices.flatten_all()?.to_vec1::<u32>()?;
         let indices: Vec<u32> = indices.into_iter().map(|i| if i == PAD { PAD } else { dead[i as usize] }).collect();
         let path = PursuitPath { indices: Tensor::from_vec(indices, path.indices.shape(), &Device::Cpu)?, ..path };
-        let (tape, _) = Tape::new(&self.coder.w_dec, path, grad)?;
+        let (tape, _) = Tape::new(&self.body.coder.w_dec, path, grad)?;
         Ok(Some((loss, tape)))
     }
 }
 
 impl Learner for Mp {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
         let (n, d) = x.dims2()?;
-        let atoms = &self.coder.w_dec;
+        let atoms = &self.body.coder.w_dec;
         if let Some(gram) = &self.gram {
             fill_gram(atoms, gram)?;
         }
-        let path = pursuit(&x.broadcast_sub(&self.coder.b_dec)?, atoms, self.gram.as_ref(), &self.config.rule())?;
+        let path = pursuit(&self.body.centred(x)?, atoms, self.gram.as_ref(), &self.config.rule())?;
         let sq_error = sum_sq(&path.residual)?;
         let per_element = 1.0 / (n as f64 * d as f64);
         let mut loss = sq_error * per_element;
         let mut grad = (&path.residual * (2.0 * per_element))?;
 
-        let dead = self.silence.dead();
+        let dead = self.body.silence.dead();
         let aux = self.aux(&dead, &path.residual)?;
         let mut shared = None;
         let mut aux_loss = aux.as_ref().map(|(value, _)| *value);
@@ -192,7 +194,7 @@ impl Learner for Mp {
         loss += aux_loss.unwrap_or(0.0);
 
         let (tape, input) = Tape::new(atoms, path, grad)?;
-        self.silence.count(&tape.columns, n as u64);
+        self.body.silence.count(&tape.columns, n as u64);
         let n_active = tape.n_active()?;
         let b_dec = input.sum(0)?.neg()?;
         let tapes = std::iter::once(tape).chain(aux.map(|(_, tape)| tape)).collect();
@@ -200,17 +202,9 @@ impl Learner for Mp {
         Ok(Step { loss, sq_error, n_active, aux_loss, parts: Vec::new(), grad })
     }
 
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
-    }
-
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
         // With u = scale * x all inner products, hence all steps, scale alike; an absolute tolerance is in x's units now.
-        let c = &self.coder;
+        let c = &self.body.coder;
         let w_dec = c.w_dec.copy()?;
         let b_enc = Tensor::zeros(self.config.d_sae, candle_core::DType::F32, w_dec.device())?;
         let coder = Coder { w_enc: w_dec.clone(), b_enc, w_dec, b_dec: (&c.b_dec / scale)? };

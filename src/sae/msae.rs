@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::aux_k::{aux_term, sum_sq};
+use super::body::Plain;
 use super::parts::{check_k, unscaled, Part, Per};
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{encode_topk, sparse_decode, Coder, Columns, Role, Selection, SparseGrad, Term};
+use crate::kernels::{encode_topk, sparse_decode, Columns, Role, Selection, SparseGrad, Term};
 
 /// How levels are weighted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +92,7 @@ impl MsaeConfig {
 #[derive(Debug)]
 pub struct Msae {
     config: MsaeConfig,
-    coder: Coder,
-    silence: Silence,
+    body: Body,
 }
 
 impl Msae {
@@ -101,23 +101,26 @@ impl Msae {
     /// # Errors
     /// A tensor operation that fails.
     pub fn new(config: MsaeConfig, rows: &Tensor, seed: u64) -> Result<Self> {
-        let coder = init::tied_topk(config.d_sae, config.k, rows, seed)?;
-        let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
-        Ok(Self { config, coder, silence })
+        let body = Body::tied(config.d_sae, config.k, config.aux_k.dead_after_tokens, rows, seed)?;
+        Ok(Self { config, body })
     }
 }
 
 impl Learner for Msae {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
         let (n, d) = x.dims2()?;
         let (d_sae, cap) = (self.config.d_sae, self.config.softcap);
         let largest = self.config.levels[self.config.levels.len() - 1];
-        let xc = x.broadcast_sub(&self.coder.b_dec)?;
-        let mut selection = encode_topk(&xc, &self.coder.w_enc, &self.coder.b_enc, largest, None)?;
+        let xc = self.body.centred(x)?;
+        let mut selection = encode_topk(&xc, &self.body.coder.w_enc, &self.body.coder.b_enc, largest, None)?;
         if cap > 0.0 {
             selection.values = ((selection.values / cap)?.tanh()? * cap)?;
         }
@@ -128,7 +131,7 @@ impl Learner for Msae {
         for (&k, &weight) in self.config.levels.iter().zip(&weights) {
             let between = |t: &Tensor| -> Result<Tensor> { Ok(t.narrow(1, from, k - from)?.contiguous()?) };
             let part = Selection { indices: between(&selection.indices)?, values: between(&selection.values)? };
-            error = (error + sparse_decode(&part, &self.coder.w_dec, None)?)?;
+            error = (error + sparse_decode(&part, &self.body.coder.w_dec, None)?)?;
             let sq = sum_sq(&error)?;
             loss += weight * sq * per_element;
             parts.push(Part { name: format!("fvu_k{k}"), value: sq, per: Per::Spread });
@@ -136,9 +139,9 @@ impl Learner for Msae {
             from = k;
         }
         let sq_error = levels[levels.len() - 1].2;
-        let aux = aux_term(&self.config.aux_k, &self.silence, &self.coder, &xc, &error.neg()?)?;
+        let aux = aux_term(&self.config.aux_k, &self.body.silence, &self.body.coder, &xc, &error.neg()?)?;
         let whole = Columns::new(&selection, d_sae, None)?;
-        self.silence.count(&whole, n as u64);
+        self.body.silence.count(&whole, n as u64);
         let role = Role { softcap: (cap > 0.0).then_some(cap as f32), ..Role::default() };
         let mut terms = Vec::with_capacity(levels.len());
         let mut suffix: Option<Tensor> = None;
@@ -150,27 +153,19 @@ impl Learner for Msae {
             terms.push(Term { columns, grad: grad.clone(), role: role.clone() });
             suffix = Some(grad);
         }
-        let b_dec = suffix.map_or_else(|| self.coder.b_dec.zeros_like(), |s| s.sum(0))?;
+        let b_dec = suffix.map_or_else(|| self.body.coder.b_dec.zeros_like(), |s| s.sum(0))?;
         let n_active = whole.rows.len() as u64;
-        let grad = SparseGrad { x: xc, terms, b_dec, centred: true }.into();
-        let mut step = Step { loss, sq_error, n_active, aux_loss: None, parts, grad };
-        step.add_aux(aux);
-        Ok(step)
-    }
-
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
+        let grad = SparseGrad { x: xc, terms, b_dec, centred: true };
+        let mut plain = Plain { loss, sq_error, n_active, aux_loss: None, grad };
+        plain.add_aux(aux);
+        Ok(plain.step(parts))
     }
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
         let largest = self.config.levels[self.config.levels.len() - 1];
         let notes = json!({ "levels": self.config.levels });
         let provenance = Provenance { made_by: "msae".into(), notes, ..Default::default() };
-        let mut dictionary = Dictionary::new(unscaled(&self.coder, scale)?, Activation::TopK { k: largest }, true, provenance)?;
+        let mut dictionary = Dictionary::new(unscaled(&self.body.coder, scale)?, Activation::TopK { k: largest }, true, provenance)?;
         if self.config.softcap > 0.0 {
             dictionary.softcap = Some((self.config.softcap / scale) as f32);
         }

@@ -11,14 +11,14 @@
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use serde_json::{json, Value};
+use serde_json::Value;
 
-use super::aux_k::sum_sq;
+use super::body::Warmup;
 use super::parts::{check_k, check_weight, unit_rows, unscaled, Part, Per};
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{decode_codes, encode_threshold, Coder, Columns, Role, SparseGrad, Term};
+use crate::kernels::{decode_codes, encode_threshold, Columns, Role};
 
 /// Latents that the tied start's gain is fitted with.
 pub(super) const INIT_K: usize = 32;
@@ -43,26 +43,17 @@ impl Default for ReluConfig {
     }
 }
 
-/// The default of warm-ups: 5 % of the run.
-pub(super) fn warmup(tokens: u64, n_tokens: u64) -> u64 {
-    if tokens == 0 {
-        (n_tokens / 20).max(1)
-    } else {
-        tokens
-    }
-}
-
-/// The factor of a penalty after so many tokens.
-pub(super) fn grown(tokens: u64, over: u64) -> f64 {
-    (tokens as f64 / over.max(1) as f64).min(1.0)
-}
-
 impl ReluConfig {
     pub(super) fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
         let aux = AuxKConfig { dead_after_tokens: self.dead_after_tokens, ..AuxKConfig::default() }.resolve(d_in, n_tokens);
         check_weight("sae.l1", self.l1, "0 turns the penalty off, 5 is the default")?;
         let d_sae = check_k(self.d_sae, 1, d_in, &aux)?;
-        Ok(Self { d_sae, l1: self.l1, warmup_tokens: warmup(self.warmup_tokens, n_tokens), dead_after_tokens: aux.dead_after_tokens })
+        Ok(Self {
+            d_sae,
+            l1: self.l1,
+            warmup_tokens: Warmup::resolve(self.warmup_tokens, n_tokens),
+            dead_after_tokens: aux.dead_after_tokens,
+        })
     }
 }
 
@@ -70,9 +61,8 @@ impl ReluConfig {
 #[derive(Debug)]
 pub struct Relu {
     config: ReluConfig,
-    coder: Coder,
-    silence: Silence,
-    tokens: u64,
+    body: Body,
+    warmup: Warmup,
 }
 
 impl Relu {
@@ -81,15 +71,18 @@ impl Relu {
     /// # Errors
     /// A tensor operation that fails.
     pub fn new(config: ReluConfig, rows: &Tensor, seed: u64) -> Result<Self> {
-        let coder = init::tied_topk(config.d_sae, INIT_K.min(config.d_sae), rows, seed)?;
-        let silence = Silence::new(config.d_sae, config.dead_after_tokens);
-        Ok(Self { config, coder, silence, tokens: 0 })
+        let body = Body::tied(config.d_sae, INIT_K, config.dead_after_tokens, rows, seed)?;
+        Ok(Self { warmup: Warmup::new(config.warmup_tokens), config, body })
     }
 }
 
 impl Learner for Relu {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn unit_norm(&self) -> bool {
@@ -98,50 +91,30 @@ impl Learner for Relu {
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
         let (n, d) = x.dims2()?;
-        self.tokens += n as u64;
-        let l1 = self.config.l1 * grown(self.tokens, self.config.warmup_tokens);
-        let xc = x.broadcast_sub(&self.coder.b_dec)?;
-        let codes = encode_threshold(&xc, &self.coder.w_enc, &self.coder.b_enc, &self.coder.b_enc.zeros_like()?)?;
-        let error = (decode_codes(&codes, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
-        let sq_error = sum_sq(&error)?;
-        let per_element = 1.0 / (n as f64 * d as f64);
-        let columns = Columns::of_codes(&codes);
-        self.silence.count(&columns, n as u64);
-        let norms: Vec<f32> = self.coder.w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
-        let weighted: f64 =
-            (0..self.config.d_sae).map(|j| f64::from(norms[j]) * columns.column(j).1.iter().map(|&v| f64::from(v)).sum::<f64>()).sum();
-        let grad = (error * (2.0 * per_element))?;
-        let b_dec = grad.sum(0)?;
-        let n_active = columns.rows.len() as u64;
-        let role = Role { norm_penalty: (l1 * per_element) as f32, ..Role::default() };
-        Ok(Step {
-            loss: (sq_error + l1 * weighted) * per_element,
-            sq_error,
-            n_active,
-            aux_loss: None,
-            parts: vec![Part { name: "l1".into(), value: weighted / d as f64, per: Per::Row }],
-            grad: SparseGrad { x: xc, terms: vec![Term { columns, grad, role }], b_dec, centred: true }.into(),
-        })
-    }
-
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
+        let l1 = self.config.l1 * self.warmup.add(n);
+        let coder = &self.body.coder;
+        let xc = self.body.centred(x)?;
+        let codes = encode_threshold(&xc, &coder.w_enc, &coder.b_enc, &coder.b_enc.zeros_like()?)?;
+        let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
+        let norms: Vec<f32> = coder.w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
+        let weighted: f64 = codes.indices.iter().zip(&codes.values).map(|(&j, &v)| f64::from(norms[j as usize]) * f64::from(v)).sum();
+        let mut plain = self.body.plain(x, xc, Columns::of_codes(&codes), &xhat, None)?;
+        let penalty = l1 / (n as f64 * d as f64);
+        plain.loss += penalty * weighted;
+        plain.grad.terms[0].role = Role { norm_penalty: penalty as f32, ..Role::default() };
+        Ok(plain.step(vec![Part { name: "l1".into(), value: weighted / d as f64, per: Per::Row }]))
     }
 
     fn state(&self) -> Value {
-        json!({ "tokens": self.tokens })
+        self.warmup.state()
     }
 
     fn restore(&mut self, state: &Value) {
-        self.tokens = state["tokens"].as_u64().unwrap_or_default();
+        self.warmup.restore(state);
     }
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
-        let (coder, _) = unit_rows(unscaled(&self.coder, scale)?)?;
+        let (coder, _) = unit_rows(unscaled(&self.body.coder, scale)?)?;
         Dictionary::new(coder, Activation::Relu, true, Provenance { made_by: "relu".into(), ..Default::default() })
     }
 }

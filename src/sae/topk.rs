@@ -12,12 +12,11 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::aux_k::{aux_term, sum_sq};
 use super::parts::{check_k, unscaled};
-use super::{init, AuxKConfig, Learner, Silence, Step};
+use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{encode_topk, sparse_decode, Coder, Columns, SparseGrad, Term};
+use crate::kernels::{encode_topk, sparse_decode, Columns};
 
 /// The `[sae]` table for `arch = "topk"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,8 +47,7 @@ impl TopKConfig {
 #[derive(Debug)]
 pub struct TopK {
     config: TopKConfig,
-    coder: Coder,
-    silence: Silence,
+    body: Body,
 }
 
 impl TopK {
@@ -58,57 +56,33 @@ impl TopK {
     /// # Errors
     /// A tensor operation that fails.
     pub fn new(config: TopKConfig, rows: &Tensor, seed: u64) -> Result<Self> {
-        let coder = init::tied_topk(config.d_sae, config.k, rows, seed)?;
-        let silence = Silence::new(config.d_sae, config.aux_k.dead_after_tokens);
-        Ok(Self { config, coder, silence })
+        let body = Body::tied(config.d_sae, config.k, config.aux_k.dead_after_tokens, rows, seed)?;
+        Ok(Self { config, body })
     }
 }
 
 impl Learner for TopK {
-    fn coder(&self) -> &Coder {
-        &self.coder
+    fn body(&self) -> &Body {
+        &self.body
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {
-        let (n, d) = x.dims2()?;
-        let d_sae = self.config.d_sae;
-        let xc = x.broadcast_sub(&self.coder.b_dec)?;
-        let selection = encode_topk(&xc, &self.coder.w_enc, &self.coder.b_enc, self.config.k, None)?;
-        let error = (sparse_decode(&selection, &self.coder.w_dec, Some(&self.coder.b_dec))? - x)?;
-        let sq_error = sum_sq(&error)?;
-        let per_element = 1.0 / (n as f64 * d as f64);
-        let columns = Columns::new(&selection, d_sae, None)?;
-
-        let aux = aux_term(&self.config.aux_k, &self.silence, &self.coder, &xc, &error.neg()?)?;
-        self.silence.count(&columns, n as u64);
-
-        let n_active = columns.rows.len() as u64;
-        let grad = (error * (2.0 * per_element))?;
-        let b_dec = grad.sum(0)?;
-        let mut step = Step {
-            loss: sq_error * per_element,
-            sq_error,
-            n_active,
-            aux_loss: None,
-            parts: Vec::new(),
-            grad: SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true }.into(),
-        };
-        step.add_aux(aux);
-        Ok(step)
-    }
-
-    fn silence(&self) -> &Silence {
-        &self.silence
-    }
-
-    fn silence_mut(&mut self) -> &mut Silence {
-        &mut self.silence
+        let (config, coder) = (&self.config, &self.body.coder);
+        let xc = self.body.centred(x)?;
+        let selection = encode_topk(&xc, &coder.w_enc, &coder.b_enc, config.k, None)?;
+        let xhat = sparse_decode(&selection, &coder.w_dec, Some(&coder.b_dec))?;
+        let columns = Columns::new(&selection, config.d_sae, None)?;
+        Ok(self.body.plain(x, xc, columns, &xhat, Some(&config.aux_k))?.step(Vec::new()))
     }
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
         // Top-k does not mind a positive factor.
         let provenance = Provenance { made_by: "topk".into(), ..Default::default() };
-        Dictionary::new(unscaled(&self.coder, scale)?, Activation::TopK { k: self.config.k }, true, provenance)
+        Dictionary::new(unscaled(&self.body.coder, scale)?, Activation::TopK { k: self.config.k }, true, provenance)
     }
 }
 
@@ -148,8 +122,8 @@ mod tests {
         // Latent 7 is pushed out of every selection, and counts as dead from now on.
         let mut b = vec![0f32; 40];
         b[7] = -1e3;
-        learner.coder.b_enc = Tensor::from_vec(b, 40, &Device::Cpu).unwrap();
-        learner.silence.tokens[7] = 1000;
+        learner.body.coder.b_enc = Tensor::from_vec(b, 40, &Device::Cpu).unwrap();
+        learner.body.silence.tokens[7] = 1000;
         let terms = |step: Step| match step.grad {
             Gradient::Sparse(grad) => grad.terms,
             Gradient::Pursuit(_) => unreachable!("TopK has an encoder"),
@@ -158,9 +132,9 @@ mod tests {
         assert!(step[0].columns.count(7) == 0);
         assert!(step.get(1).is_none_or(|t| (0..40).all(|j| j == 7 || t.columns.count(j) == 0)));
         // Revived: with its bias back it may predict the residual, still as the only one.
-        learner.coder.b_enc = Tensor::zeros(40, candle_core::DType::F32, &Device::Cpu).unwrap();
-        learner.silence.tokens = vec![0; 40];
-        learner.silence.tokens[7] = 1000;
+        learner.body.coder.b_enc = Tensor::zeros(40, candle_core::DType::F32, &Device::Cpu).unwrap();
+        learner.body.silence.tokens = vec![0; 40];
+        learner.body.silence.tokens[7] = 1000;
         let step = learner.step(&x).unwrap();
         assert!(step.aux_loss.unwrap() > 0.0 && terms(step)[1].columns.count(7) > 0);
     }

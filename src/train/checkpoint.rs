@@ -148,7 +148,7 @@ impl Loaded {
         }
         let view = tensor(format!("{name}/silence"))?;
         let (chunks, _) = view.data().as_chunks::<8>();
-        learner.silence_mut().tokens = chunks.iter().map(|b| u64::from_le_bytes(*b)).collect();
+        learner.body_mut().silence.tokens = chunks.iter().map(|b| u64::from_le_bytes(*b)).collect();
         optimizer.step = self.state.step;
         Ok(())
     }

@@ -27,45 +27,35 @@ impl Columns {
         let indices: Vec<u32> = to_vec(&selection.indices)?;
         let values: Vec<f32> = to_vec(&selection.values)?;
         let latent = |i: u32| latents.map_or(i, |l| l[i as usize]) as usize;
+        let entries = indices.iter().zip(&values).enumerate().filter(|(_, (&i, _))| i != PAD);
+        Ok(Self::sorted(d_sae, entries.map(|(entry, (&i, &v))| ((entry / k) as u32, latent(i), v))))
+    }
+
+    /// Of codes.
+    pub fn of_codes(codes: &Codes) -> Self {
+        let rows = (0..codes.n_rows()).flat_map(|r| {
+            let (indices, values) = codes.row(r);
+            indices.iter().zip(values).map(move |(&j, &v)| (r as u32, j as usize, v))
+        });
+        Self::sorted(codes.d_sae, rows)
+    }
+
+    /// A counting sort of entries (row, latent, value) whose rows ascend.
+    fn sorted(d_sae: usize, entries: impl Iterator<Item = (u32, usize, f32)> + Clone) -> Self {
         let mut starts = vec![0usize; d_sae + 1];
-        for &i in indices.iter().filter(|&&i| i != PAD) {
-            starts[latent(i) + 1] += 1;
+        for (_, j, _) in entries.clone() {
+            starts[j + 1] += 1;
         }
         for j in 0..d_sae {
             starts[j + 1] += starts[j];
         }
         let mut next = starts.clone();
         let mut columns = Self { rows: vec![0; starts[d_sae]], values: vec![0.0; starts[d_sae]], starts };
-        for (entry, (&i, &v)) in indices.iter().zip(&values).enumerate() {
-            if i != PAD {
-                let slot = &mut next[latent(i)];
-                columns.rows[*slot] = (entry / k) as u32;
-                columns.values[*slot] = v;
-                *slot += 1;
-            }
-        }
-        Ok(columns)
-    }
-
-    /// Of codes.
-    pub fn of_codes(codes: &Codes) -> Self {
-        let mut starts = vec![0usize; codes.d_sae + 1];
-        for &j in &codes.indices {
-            starts[j as usize + 1] += 1;
-        }
-        for j in 0..codes.d_sae {
-            starts[j + 1] += starts[j];
-        }
-        let mut next = starts.clone();
-        let mut columns = Self { rows: vec![0; codes.indices.len()], values: vec![0.0; codes.indices.len()], starts };
-        for r in 0..codes.n_rows() {
-            let (indices, values) = codes.row(r);
-            for (&j, &v) in indices.iter().zip(values) {
-                let slot = &mut next[j as usize];
-                columns.rows[*slot] = r as u32;
-                columns.values[*slot] = v;
-                *slot += 1;
-            }
+        for (r, j, v) in entries {
+            let slot = &mut next[j];
+            columns.rows[*slot] = r;
+            columns.values[*slot] = v;
+            *slot += 1;
         }
         columns
     }

@@ -60,9 +60,9 @@ fn dead_atoms_learn_from_what_is_left() {
     let mut learner = Mp::new(MpConfig { revive: 0.01, ..config(2) }, &x, 0).unwrap();
     let step = learner.step(&x).unwrap();
     assert!(step.aux_loss.is_none() && pursuits(&step).tapes.len() == 1, "nothing is dead at the start");
-    learner.silence.tokens = vec![0; 40];
+    learner.body.silence.tokens = vec![0; 40];
     for j in [7, 11] {
-        learner.silence.tokens[j] = learner.silence.dead_after_tokens;
+        learner.body.silence.tokens[j] = learner.body.silence.dead_after_tokens;
     }
     let step = learner.step(&x).unwrap();
     let grad = pursuits(&step);
@@ -75,7 +75,7 @@ fn dead_atoms_learn_from_what_is_left() {
     let (with, without) = (&grad.tapes[0], &pursuits(&plain).tapes[0]);
     let direction = &grad.shared.as_ref().unwrap().1;
     assert!(max_diff(direction, &(with.path.residual.mean(0).unwrap() * (-0.01 / 2.0)).unwrap()) < 1e-8);
-    let towards = (learner.coder.w_dec.get(7).unwrap() + learner.coder.w_dec.get(11).unwrap()).unwrap();
+    let towards = (learner.body.coder.w_dec.get(7).unwrap() + learner.body.coder.w_dec.get(11).unwrap()).unwrap();
     let want = without.grad.broadcast_sub(&(towards * (0.01 / 2.0 / 64.0)).unwrap()).unwrap();
     assert!(max_diff(&with.grad, &want) < 1e-8);
 }
