@@ -1,4 +1,5 @@
-//! What the variants share: figures of a step by name, checks of settings, calibration of a threshold, folding the scale away.
+//! Around a variant's steps: figures for the log by name, checks of settings, calibration of a threshold, folding the scale away. Not for:
+//! the steps themselves (`body`, and each variant).
 
 use candle_core::Tensor;
 
