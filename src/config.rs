@@ -120,6 +120,22 @@ impl Layers {
         value.map_or(Ok(()), |v| self.put(key, v))
     }
 
+    /// Puts a table below everything that was put so far: its keys count where no layer says otherwise.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold, a `key` that is a value.
+    pub fn put_below(&mut self, key: &str, table: impl Serialize) -> Result<()> {
+        let below = toml::Table::try_from(table)
+            .map_err(|e| Error::config(key, format!("the settings below it cannot be read: {e}"), "give them all by --set"))?;
+        let entry = self.table.entry(key.to_string()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        let above =
+            entry.as_table_mut().ok_or_else(|| Error::config(key, "is a value, not a table", "see `lapidary config` for the keys"))?;
+        for (name, value) in below {
+            above.entry(name).or_insert(value);
+        }
+        Ok(())
+    }
+
     /// Has any layer said something about a dotted key?
     pub fn has(&self, key: &str) -> bool {
         let mut parts = key.split('.');

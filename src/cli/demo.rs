@@ -196,6 +196,7 @@ fn trained(
         host: HostFlags::default(),
         dtype: None,
         hook: Some(hook.to_string()),
+        init_from: None,
         arch: None,
         d_sae: Some(List(vec![D_SAE])),
         k: Some(List(ks.to_vec())),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use lapidary::corpus::planted::Planted;
-use lapidary::score::{self, baselines, Requirement, ScoreConfig, ScoreReport, Scores};
+use lapidary::score::{self, baselines, Requirement, ScoreConfig, ScoreReport};
 use lapidary::shard::{Batch, Shards, ShuffleConfig, Shuffled, Split};
 use lapidary::{Dictionary, Error, Result};
 
@@ -87,7 +87,11 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
     // Rows whose features are known are scored against them too.
     let truth = Planted::of_corpus(&shards.manifest().corpus, shards.dir())?;
     let stream = shards.scan(&column, split)?;
-    let mut scores = score::score_planted(&[&dictionary], stream, &config, truth.as_ref(), output)?.remove(0);
+    let nested: Vec<(usize, Dictionary)> =
+        dictionary.prefixes().into_iter().map(|m| Ok((m, dictionary.prefix(m)?))).collect::<Result<_>>()?;
+    let whole_and_parts: Vec<&Dictionary> = std::iter::once(&dictionary).chain(nested.iter().map(|(_, d)| d)).collect();
+    let mut parts = score::score_planted(&whole_and_parts, stream, &config, truth.as_ref(), output)?;
+    let mut scores = parts.remove(0);
     let mut beside = Vec::new();
     if !args.no_baselines {
         let k = dictionary.activation.k().unwrap_or_else(|| scores.metrics.get("l0").map_or(1, |l0| l0.round().max(1.0) as usize));
@@ -106,19 +110,17 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
             scores.metrics.extend(metrics);
         }
     }
-    let report = report(args.split, &scores, beside.iter().map(|(name, _)| name.clone()).zip(others));
+    let prefixes = nested.iter().zip(parts).map(|((m, _), part)| (m.to_string(), part.metrics)).collect();
+    let report = ScoreReport {
+        split: args.split.split().map_or("all", Split::name).to_string(),
+        rows: scores.rows,
+        metrics: scores.metrics.clone(),
+        prefixes,
+        baselines: beside.iter().zip(others).map(|((name, _), s)| (name.clone(), s.metrics)).collect(),
+    };
     let out = args.out.as_ref().unwrap_or(&args.reading.dictionary);
     report.save(out)?;
     scores.latents.save(out)?;
     let met = Requirement::check_all(&requirements, &report.metrics);
     Ok((report, met))
-}
-
-fn report(split: SplitChoice, scores: &Scores, baselines: impl Iterator<Item = (String, Scores)>) -> ScoreReport {
-    ScoreReport {
-        split: split.split().map_or("all", Split::name).to_string(),
-        rows: scores.rows,
-        metrics: scores.metrics.clone(),
-        baselines: baselines.map(|(name, s)| (name, s.metrics)).collect(),
-    }
 }

@@ -1,18 +1,21 @@
 //! `lapidary train`: rows to dictionaries, from shards or straight from a host.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Device;
 use lapidary::artefact::Mode;
 use lapidary::config::{to_toml, HostConfig, Layers, RunConfig, ShardsConfig};
+use lapidary::corpus::planted::Planted;
 use lapidary::corpus::CorpusConfig;
 use lapidary::dictionary::Provenance;
 use lapidary::harvest::{Began, HarvestConfig, Stream};
 use lapidary::sae::SaeConfig;
+use lapidary::score::planted::{mcc, mcc_null};
 use lapidary::shard::{Shards, ShuffleConfig, Split};
 use lapidary::stream::{MixConfig, Streamed};
-use lapidary::train::{self, Member, RowSource, TrainConfig, TrainReport};
-use lapidary::{Error, Progress, Result};
+use lapidary::train::{self, Beginning, Look, Member, RowSource, TrainConfig, TrainReport};
+use lapidary::{Dictionary, Error, Progress, Result};
 
 use super::host::{self, HostFlags, Opened};
 use super::output::Output;
@@ -32,6 +35,7 @@ use super::settings::{count, List, OutMode, Settings};
   lapidary train --shards shards --hook blocks.2.hook_resid_post --k 8,16,32 --seed 0,1,2 --n-tokens 1_000_000 --out runs/sweep
   lapidary train --shards shards --arch matryoshka --k 32 --set sae.prefixes=[512,2048,8192] --d-sae 8192 --out runs/nested
   lapidary train --shards shards --config run.toml --set train.clip_norm=0 --out runs/x
+  lapidary train --shards more --init-from runs/k32 --lr 5e-5 --out runs/k32-tuned
   lapidary train --model hf-folder --corpus texts/ --hook blocks.6.hook_resid_post --context 256 \\
                  --d-sae 16384 --k 32 --n-tokens 50_000_000 --out runs/streamed
 A killed run goes on with the same command and --resume, to the same bytes.")]
@@ -63,6 +67,10 @@ pub struct Args {
     /// Weight of the L1 penalty of relu and gated [default: 5].
     #[arg(long, value_name = "X[,X...]")]
     pub l1: Option<List<f64>>,
+    /// Folder of a dictionary to fine-tune: its atoms, encoder and thresholds are the start. Learner and sizes are its own unless
+    /// said otherwise; another learner takes over what it can use.
+    #[arg(long, value_name = "DIR")]
+    pub init_from: Option<PathBuf>,
     /// Rows to train on; epochs wrap [default: one pass over the shards].
     #[arg(long, value_name = "N", value_parser = count)]
     pub n_tokens: Option<u64>,
@@ -116,19 +124,39 @@ fn combinations(args: &Args) -> Vec<Combination> {
     times(all, &args.seed, |c, v| c.seed = Some(v))
 }
 
-/// File, `--set` and the learner, which decides which keys there are.
-fn layers(args: &Args) -> Result<Layers> {
-    let mut layers = args.settings.layers()?;
-    layers.put_some("sae.arch", args.arch.clone())?;
-    Ok(layers)
+/// The settings without the sweep's, and the dictionary to start from.
+struct Base {
+    layers: Layers,
+    from: Option<Arc<Dictionary>>,
+}
+
+impl Base {
+    /// File, `--set` and the learner, which decides which keys there are; below them the settings of the dictionary to start from.
+    fn new(args: &Args) -> Result<Self> {
+        let mut layers = args.settings.layers()?;
+        layers.put_some("sae.arch", args.arch.clone())?;
+        layers.put_some("train.init_from", args.init_from.as_ref().map(|dir| dir.display().to_string()))?;
+        let from = match layers.resolve()?.train.init_from.as_str() {
+            "" => return Ok(Self { layers, from: None }),
+            dir => Dictionary::load(Path::new(dir))?,
+        };
+        if layers.has("sae.arch") {
+            // Another learner has other keys; its size is the dictionary's all the same.
+            layers.put_below("sae", serde_json::json!({ "d_sae": from.d_sae() }))?;
+        } else {
+            layers.put_below("sae", SaeConfig::like(&from))?;
+        }
+        Ok(Self { layers, from: Some(Arc::new(from)) })
+    }
 }
 
 /// Resolves the sweep and runs it.
 pub fn run(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
-    let base = layers(args)?.resolve()?;
-    match from(args, &base)? {
-        From::Shards(dir) => from_shards(args, &base, &dir, output),
-        From::Host => from_host(args, device, output),
+    let base = Base::new(args)?;
+    let config = base.layers.resolve()?;
+    match from(args, &config)? {
+        From::Shards(dir) => from_shards(args, &base, &config, &dir, output),
+        From::Host => from_host(args, &base, device, output),
     }
 }
 
@@ -139,7 +167,7 @@ enum From {
 }
 
 /// Flags decide before the run file does.
-fn from(args: &Args, base: &RunConfig) -> Result<From> {
+fn from(args: &Args, config: &RunConfig) -> Result<From> {
     let host_named = args.host.model.is_some() || args.host.corpus.is_some();
     let host_flag = args.host.given().or(args.dtype.as_ref().map(|_| "--dtype"));
     match (&args.shards, host_named) {
@@ -149,12 +177,12 @@ fn from(args: &Args, base: &RunConfig) -> Result<From> {
         )),
         (Some(dir), false) => Ok(From::Shards(dir.clone())),
         (None, true) => Ok(From::Host),
-        (None, false) => match (!base.shards.dir.is_empty(), !base.host.model.is_empty() || !base.corpus.source.is_empty()) {
+        (None, false) => match (!config.shards.dir.is_empty(), !config.host.model.is_empty() || !config.corpus.source.is_empty()) {
             (true, true) => Err(Error::request(
                 "the run file names shards and a host",
                 "say which to train from: --shards DIR, or --model with --corpus",
             )),
-            (true, false) => Ok(From::Shards(PathBuf::from(&base.shards.dir))),
+            (true, false) => Ok(From::Shards(PathBuf::from(&config.shards.dir))),
             (false, true) => Ok(From::Host),
             (false, false) => Err(Error::request(
                 "nothing to train on was named",
@@ -171,24 +199,25 @@ fn from(args: &Args, base: &RunConfig) -> Result<From> {
     })
 }
 
-fn from_shards(args: &Args, base: &RunConfig, dir: &Path, output: &Output) -> Result<TrainReport> {
+fn from_shards(args: &Args, base: &Base, config: &RunConfig, dir: &Path, output: &Output) -> Result<TrainReport> {
     let shards = Shards::open(dir)?;
     let id = shards.manifest().id.clone();
     // A folder named by a flag is the user's choice; one that comes from a run file must still hold what it held.
-    if args.shards.is_none() && !base.shards.id.is_empty() && base.shards.id != id {
+    if args.shards.is_none() && !config.shards.id.is_empty() && config.shards.id != id {
         return Err(Error::request(
             format!("{} holds another harvest than the run file was made with", dir.display()),
             "pass --shards to train on what is there now",
         ));
     }
-    let hook = args.hook.as_deref().or((!base.shards.hook.is_empty()).then_some(base.shards.hook.as_str()));
+    let hook = args.hook.as_deref().or((!config.shards.hook.is_empty()).then_some(config.shards.hook.as_str()));
     let column = shards.column(hook)?.clone();
     let rows = shards.rows(Some(Split::Train));
     let manifest = shards.manifest();
     let from = serde_json::json!({ "corpus": manifest.corpus, "rows": rows, "id": manifest.id });
     let provenance = Provenance { hook: column.name.clone(), host: manifest.host.clone(), shards: from, ..Default::default() };
     let table = ShardsConfig { dir: dir.display().to_string(), hook: column.name.clone(), id };
-    let members = members(args, column.width, rows, &provenance, |sae, train| {
+    let look = look(Planted::of_corpus(&manifest.corpus, shards.dir())?, output);
+    let members = members(args, base, column.width, rows, &provenance, look, |sae, train| {
         to_toml(&ShardsFile { shards: table.clone(), sae: sae.clone(), train: train.clone() })
     })?;
     let first = &members[0].train;
@@ -198,8 +227,8 @@ fn from_shards(args: &Args, base: &RunConfig, dir: &Path, output: &Output) -> Re
     start(args, members, &mut source, &column.name, &format!("{passes:.2} passes over {rows} rows"), output)
 }
 
-fn from_host(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
-    let mut layers = layers(args)?;
+fn from_host(args: &Args, base: &Base, device: &Device, output: &Output) -> Result<TrainReport> {
+    let mut layers = base.layers.clone();
     args.host.put(&mut layers)?;
     layers.put_some("host.dtype", args.dtype.clone())?;
     if let Some(hook) = &args.hook {
@@ -218,7 +247,7 @@ fn from_host(args: &Args, device: &Device, output: &Output) -> Result<TrainRepor
     let stream = Stream::new(host.as_ref(), &corpus, tokenizer.as_ref(), &config.harvest)?;
     let (hook, width) = (stream.column().name.clone(), stream.column().width);
     let provenance = Provenance { hook: hook.clone(), host: stream.host().clone(), ..Default::default() };
-    let members = members(args, width, config.train.n_tokens, &provenance, |sae, train| {
+    let members = members(args, base, width, config.train.n_tokens, &provenance, None, |sae, train| {
         let (host, corpus, harvest) = (config.host.clone(), corpus.config().clone(), stream.config().clone());
         to_toml(&HostFile { host, corpus, harvest, sae: sae.clone(), train: train.clone() })
     })?;
@@ -256,18 +285,33 @@ fn start(args: &Args, members: Vec<Member>, source: &mut dyn RowSource, hook: &s
     train::train(members, source, &args.out, args.mode.mode(), output)
 }
 
+/// How close atoms are to the planted features before training, beside what chance gives: far above it, the start has seen the truth
+/// (one seed for data and initialisation, say).
+fn look(planted: Option<Planted>, output: &Output) -> Option<Look> {
+    let truth = planted?.truth().clone();
+    let output = output.second();
+    Some(Arc::new(move |atoms| {
+        let (n, d) = atoms.dims2()?;
+        let (found, chance) = (mcc(atoms, &truth)?.mcc, mcc_null(d, n, truth.len(), 0).mcc);
+        output.note(&format!("atoms at the start: MCC {found:.3} with the planted features, {chance:.3} by chance"));
+        Ok(serde_json::json!({ "mcc": found, "mcc_null": chance }))
+    }))
+}
+
 /// The sweep's members; `file` writes the run file beside a dictionary, which `lapidary train --config` takes as it is.
 fn members(
     args: &Args,
+    base: &Base,
     width: usize,
     rows: u64,
     provenance: &Provenance,
+    look: Option<Look>,
     file: impl Fn(&SaeConfig, &TrainConfig) -> Result<String>,
 ) -> Result<Vec<Member>> {
     let sweep = combinations(args);
     let first_seed = args.seed.as_ref().and_then(|s| s.0.first().copied());
     let member = |c: &Combination| -> Result<Member> {
-        let mut layers = layers(args)?;
+        let mut layers = base.layers.clone();
         layers.put_some("sae.d_sae", c.d_sae.map(|v| v as i64))?;
         layers.put_some("sae.k", c.k.map(|v| v as i64))?;
         layers.put_some("sae.target_l0", c.target_l0)?;
@@ -287,7 +331,8 @@ fn members(
         }
         let dir = if sweep.len() > 1 { args.out.join(&name) } else { args.out.clone() };
         let config_toml = file(&sae, &train)?;
-        Ok(Member { name, dir, sae, train, config_toml, provenance: provenance.clone() })
+        let beginning = Beginning { from: base.from.clone(), look: look.clone() };
+        Ok(Member { name, dir, sae, train, config_toml, provenance: provenance.clone(), beginning })
     };
     sweep.iter().map(member).collect()
 }

@@ -308,6 +308,13 @@ impl Dictionary {
         Ok(prefix)
     }
 
+    /// Widths below `d_sae` whose first latents were trained to be a dictionary of their own ([`Dictionary::prefix`]), narrowest first.
+    pub fn prefixes(&self) -> Vec<usize> {
+        let widths = self.provenance.notes.get("prefixes").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+        let widths = widths.iter().filter_map(|m| usize::try_from(m.as_u64()?).ok());
+        widths.filter(|m| (1..self.d_sae()).contains(m)).collect()
+    }
+
     /// Norm of each atom, `[d_sae]`.
     ///
     /// # Errors

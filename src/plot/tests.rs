@@ -44,7 +44,13 @@ fn sweep(ks: &[usize], widths: &[usize], seeds: u64) -> Vec<Run> {
         ]
         .into_iter()
         .collect();
-        let score = ScoreReport { split: "held-out".into(), rows: 51_200, metrics: metrics(k + 0.02 * rng.normal(), floor), baselines };
+        let score = ScoreReport {
+            split: "held-out".into(),
+            rows: 51_200,
+            metrics: metrics(k + 0.02 * rng.normal(), floor),
+            baselines,
+            ..Default::default()
+        };
         let values = (0..d_sae)
             .map(|_| {
                 let log10 = -2.1 + 0.5 * (k / 16.0).log10() - (d_sae as f64 / 1024.0).log10() + 0.55 * rng.normal();

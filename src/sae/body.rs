@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use serde_json::{json, Value};
 
 use super::aux_k::{aux_term, sum_sq};
-use super::{init, AuxKConfig, Part, Silence, Step};
+use super::{init, AuxKConfig, Part, Silence, Start, Step};
 use crate::codes::Codes;
 use crate::error::Result;
 use crate::kernels::{encode_batch_topk, Coder, Columns, SparseGrad, Term};
@@ -26,6 +26,17 @@ impl Body {
     /// A tensor operation that fails.
     pub(super) fn tied(d_sae: usize, k: usize, dead_after_tokens: u64, rows: &Tensor, seed: u64) -> Result<Self> {
         Ok(Self { coder: init::tied_topk(d_sae, k.min(d_sae), rows, seed)?, silence: Silence::new(d_sae, dead_after_tokens) })
+    }
+
+    /// Takes a trained dictionary's parameters.
+    ///
+    /// # Errors
+    /// Another size.
+    pub(super) fn adopt(&mut self, start: &Start) -> Result<()> {
+        let (d_sae, d_in) = self.coder.w_dec.dims2()?;
+        start.check(d_sae, d_in)?;
+        self.coder = start.coder(&self.coder)?;
+        Ok(())
     }
 
     /// The input as the encoder sees it: `x - b_dec`, `[n, d_in]`.

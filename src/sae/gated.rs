@@ -21,7 +21,7 @@ use super::aux_k::sum_sq;
 use super::body::Warmup;
 use super::parts::{check_k, check_weight, unscaled, Part, Per};
 use super::relu::INIT_K;
-use super::{AuxKConfig, Body, Learner, Step};
+use super::{AuxKConfig, Body, Learner, Start, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
 use crate::kernels::{decode_codes, encode_threshold, Columns, Role, Term};
@@ -92,6 +92,16 @@ impl Learner for Gated {
 
     fn body_mut(&mut self) -> &mut Body {
         &mut self.body
+    }
+
+    fn adopt(&mut self, start: &Start, _rows: &Tensor) -> Result<()> {
+        self.body.adopt(start)?;
+        // Without magnitudes of their own, codes are the gate's pre-activations: gain 1, the same bias.
+        (self.r_mag, self.b_mag) = match &start.magnitude {
+            Some((gain, bias)) => (gain.maximum(f64::from(f32::MIN_POSITIVE))?.log()?, bias.copy()?),
+            None => (self.r_mag.zeros_like()?, self.body.coder.b_enc.copy()?),
+        };
+        Ok(())
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {

@@ -18,10 +18,10 @@ use serde_json::Value;
 use super::body::Warmup;
 use super::parts::{calibrate, check_k, check_weight, unscaled, Part, Per};
 use super::relu::INIT_K;
-use super::{AuxKConfig, Body, Learner, Step};
+use super::{AuxKConfig, Body, Learner, Start, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes, encode_threshold, Columns, Role, Term};
+use crate::kernels::{decode_codes, encode_threshold, Coder, Columns, Role, Term};
 
 /// The `[sae]` table for `arch = "jump-relu"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,15 +96,19 @@ impl JumpRelu {
     pub fn new(config: JumpReluConfig, rows: &Tensor, seed: u64) -> Result<Self> {
         let k = if config.target_l0 >= 1.0 { config.target_l0 as usize } else { INIT_K };
         let body = Body::tied(config.d_sae, k, config.aux_k.dead_after_tokens, rows, seed)?;
-        // Thresholds move slowly, so a start far from the target would cost most of a short run.
-        let start = match config.initial_threshold {
-            given if given > 0.0 => given,
-            _ if config.target_l0 >= 1.0 => f64::from(calibrate(&body.coder, rows, k)?).max(1e-3),
-            _ => 0.1,
-        };
-        let log_threshold = Tensor::full(start.ln() as f32, config.d_sae, rows.device())?;
+        let log_threshold = start_of_thresholds(&config, &body.coder, rows)?;
         Ok(Self { warmup: Warmup::new(config.warmup_tokens), config, body, log_threshold, band: (Vec::new(), 0.0) })
     }
+}
+
+/// Thresholds move slowly, so a start far from the target would cost most of a short run.
+fn start_of_thresholds(config: &JumpReluConfig, coder: &Coder, rows: &Tensor) -> Result<Tensor> {
+    let start = match config.initial_threshold {
+        given if given > 0.0 => given,
+        _ if config.target_l0 >= 1.0 => f64::from(calibrate(coder, rows, config.target_l0 as usize)?).max(1e-3),
+        _ => 0.1,
+    };
+    Ok(Tensor::full(start.ln() as f32, config.d_sae, rows.device())?)
 }
 
 impl Learner for JumpRelu {
@@ -114,6 +118,16 @@ impl Learner for JumpRelu {
 
     fn body_mut(&mut self) -> &mut Body {
         &mut self.body
+    }
+
+    fn adopt(&mut self, start: &Start, rows: &Tensor) -> Result<()> {
+        self.body.adopt(start)?;
+        self.log_threshold = match &start.thresholds {
+            // A threshold of 0 would never move: its logarithm is what is learnt.
+            Some(thresholds) => thresholds.maximum(1e-3)?.log()?,
+            None => start_of_thresholds(&self.config, &self.body.coder, rows)?,
+        };
+        Ok(())
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {

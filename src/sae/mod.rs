@@ -14,6 +14,7 @@ mod mp;
 mod msae;
 mod parts;
 mod relu;
+mod start;
 mod topk;
 
 use candle_core::Tensor;
@@ -35,6 +36,7 @@ pub use mp::{Mp, MpConfig};
 pub use msae::{Msae, MsaeConfig, Weighting};
 pub use parts::{Part, Per};
 pub use relu::{Relu, ReluConfig};
+pub use start::Start;
 pub use topk::{TopK, TopKConfig};
 
 /// Which learner, with its settings: the `[sae]` table, tagged by `arch`.
@@ -101,6 +103,26 @@ impl SaeConfig {
             "relu" => Self::Relu(ReluConfig::default()),
             _ => return None,
         })
+    }
+
+    /// The settings that made a dictionary, or those that come nearest to what it is; a run's lengths are left to the next run.
+    pub fn like(dictionary: &Dictionary) -> Self {
+        let own = dictionary.provenance.config.get("sae").cloned().map(serde_json::from_value::<Self>);
+        let mut config = match own {
+            Some(Ok(own)) => own,
+            _ => start::nearest(dictionary),
+        };
+        match &mut config {
+            Self::TopK(TopKConfig { aux_k, .. })
+            | Self::BatchTopK(BatchTopKConfig { aux_k, .. })
+            | Self::Matryoshka(MatryoshkaConfig { aux_k, .. })
+            | Self::Msae(MsaeConfig { aux_k, .. })
+            | Self::Mp(MpConfig { aux_k, .. }) => aux_k.dead_after_tokens = 0,
+            Self::JumpRelu(JumpReluConfig { aux_k, warmup_tokens, .. }) => (aux_k.dead_after_tokens, *warmup_tokens) = (0, 0),
+            Self::Gated(GatedConfig { dead_after_tokens, warmup_tokens, .. })
+            | Self::Relu(ReluConfig { dead_after_tokens, warmup_tokens, .. }) => (*dead_after_tokens, *warmup_tokens) = (0, 0),
+        }
+        config
     }
 
     /// As `--arch` spells it.
@@ -195,6 +217,14 @@ pub trait Learner: Send {
     /// Tokens since each latent last fired.
     fn silence(&self) -> &Silence {
         &self.body().silence
+    }
+
+    /// Takes a trained dictionary as its start instead of the one it made; `rows` `[m, d_in]` are those it was built with.
+    ///
+    /// # Errors
+    /// Another size.
+    fn adopt(&mut self, start: &Start, _rows: &Tensor) -> Result<()> {
+        self.body_mut().adopt(start)
     }
 
     /// Do decoder rows stay on the unit sphere?

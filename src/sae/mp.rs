@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::aux_k::sum_sq;
 use super::parts::check_weight;
-use super::{init, AuxKConfig, Body, Learner, Silence, Step};
+use super::{init, AuxKConfig, Body, Learner, Silence, Start, Step};
 use crate::codes::PAD;
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
@@ -163,6 +163,13 @@ impl Learner for Mp {
 
     fn body_mut(&mut self) -> &mut Body {
         &mut self.body
+    }
+
+    fn adopt(&mut self, start: &Start, _rows: &Tensor) -> Result<()> {
+        let coder = &mut self.body.coder;
+        start.check(coder.w_dec.dim(0)?, coder.w_dec.dim(1)?)?;
+        (coder.w_dec, coder.b_dec) = (start.coder.w_dec.copy()?, start.coder.b_dec.copy()?);
+        Ok(())
     }
 
     fn step(&mut self, x: &Tensor) -> Result<Step> {

@@ -278,6 +278,85 @@ fn dictionaries_encode_as_the_learner_and_come_back_from_disk() {
 }
 
 #[test]
+fn a_dictionary_is_a_start_for_every_learner() {
+    let x = random("x", &[N, D], 1.0);
+    let scale = 2.5;
+    let raw = (&x / scale).unwrap();
+    let mp = SaeConfig::Mp(MpConfig { d_sae: M, k: 3, ..Default::default() }).resolve(D, 1000).unwrap();
+    let all: Vec<SaeConfig> = variants().into_iter().chain([mp]).collect();
+    for config in &all {
+        let made = match config {
+            SaeConfig::Mp(_) => build(config, &x, 3).unwrap(),
+            _ => learner(config),
+        };
+        let mut dictionary = made.finish(scale, &x).unwrap();
+        let nearest = match dictionary.activation {
+            Activation::TopK { .. } => "topk",
+            Activation::Threshold { .. } => "batch-topk",
+            _ => config.arch(),
+        };
+        assert_eq!(SaeConfig::like(&dictionary).arch(), nearest);
+        dictionary.provenance.config = serde_json::json!({ "sae": config });
+        assert_eq!(SaeConfig::like(&dictionary).resolve(D, 1000).unwrap().label(), config.label());
+        let start = Start::new(&dictionary, scale).unwrap();
+        // The same function again, where unit atoms do not change which latents win.
+        let mut again = build(config, &x, 9).unwrap();
+        again.adopt(&start, &x).unwrap();
+        if let Activation::JumpRelu | Activation::Gated | Activation::Relu | Activation::Pursuit { .. } = dictionary.activation {
+            let (codes, xhat) = dictionary.reconstruct(&raw).unwrap();
+            let (theirs, back) = again.finish(scale, &x).unwrap().reconstruct(&raw).unwrap();
+            assert_eq!(latents(&codes), latents(&theirs), "{}", config.label());
+            let off: f32 = (xhat - back).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
+            assert!(off < 1e-5, "{}: {off}", config.label());
+        }
+        for other in &all {
+            let mut other = build(other, &x, 5).unwrap();
+            other.adopt(&start, &x).unwrap();
+            assert!(other.step(&x).unwrap().loss.is_finite());
+        }
+        let narrow = SaeConfig::TopK(TopKConfig { d_sae: M - 1, k: 2, ..Default::default() }).resolve(D, 1000).unwrap();
+        let message = build(&narrow, &x, 5).unwrap().adopt(&start, &x).unwrap_err().to_string();
+        assert!(message.contains(&format!("set it to {M}")), "{message}");
+    }
+}
+
+/// The latents of each row, in order of their number: values, hence their order, scale with the atoms' norms.
+fn latents(codes: &Codes) -> Vec<Vec<u32>> {
+    let sorted = |r: usize| {
+        let mut row = codes.row(r).0.to_vec();
+        row.sort_unstable();
+        row
+    };
+    (0..codes.n_rows()).map(sorted).collect()
+}
+
+#[test]
+fn a_start_reads_what_the_dictionary_reads() {
+    // Atoms of other norms, an uncentred encoder, an input transform: folded, the function stays.
+    let rows = |name: &str, shape: &[usize], scale: f64| random(name, shape, scale);
+    let coder = Coder {
+        w_enc: rows("w_enc", &[M, D], 0.4),
+        b_enc: rows("b_enc", &[M], 0.2),
+        w_dec: rows("w_dec", &[M, D], 0.7),
+        b_dec: rows("b_dec", &[D], 0.3),
+    };
+    let mut dictionary = Dictionary::new(coder, Activation::Threshold { threshold: 0.5 }, false, Default::default()).unwrap();
+    let shift = rows("shift", &[D], 1.0);
+    dictionary.input_transform = Some(crate::dictionary::InputTransform { shift, scale: 1.7 });
+    let (x, scale) = (rows("x", &[N, D], 1.0), 2.5);
+    let start = Start::new(&dictionary, scale).unwrap();
+    let mut learner =
+        build(&SaeConfig::JumpRelu(JumpReluConfig { d_sae: M, target_l0: 3.0, ..Default::default() }).resolve(D, 10).unwrap(), &x, 0)
+            .unwrap();
+    learner.adopt(&start, &x).unwrap();
+    let (want_codes, want) = dictionary.reconstruct(&x).unwrap();
+    let (codes, got) = learner.finish(scale, &x).unwrap().reconstruct(&x).unwrap();
+    assert_eq!(latents(&codes), latents(&want_codes));
+    let off: f32 = (got - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
+    assert!(off < 1e-4, "{off}");
+}
+
+#[test]
 fn a_batch_keeps_its_largest_whatever_was_guessed() {
     let (x, w, b) = (random("x", &[N, D], 1.0), random("w", &[M, D], 0.4), random("b", &[M], 0.1));
     let dense: Vec<Vec<f32>> = crate::kernels::pre_activations(&x, &w, &b).unwrap().to_vec2().unwrap();

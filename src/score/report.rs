@@ -89,6 +89,9 @@ pub struct ScoreReport {
     pub rows: u64,
     /// By metric id.
     pub metrics: Metrics,
+    /// Of nested dictionaries: the first latents alone, by how many, then by metric id.
+    #[serde(skip_serializing_if = "Ordered::is_empty")]
+    pub prefixes: Ordered<Metrics>,
     /// By baseline, then by metric id.
     pub baselines: Ordered<Metrics>,
 }
@@ -120,16 +123,16 @@ impl ScoreReport {
         // Null is how JSON spells the NaN of an undefined figure.
         let metrics = |map: serde_json::Map<String, Value>| map.into_iter().map(|(id, v)| (id, v.as_f64().unwrap_or(f64::NAN))).collect();
         let text = |name: &str| value[name].as_str().map(str::to_string).ok_or_else(|| wrong(format!("it has no text `{name}`")));
+        let beside = |name: &str| match value.get(name) {
+            Some(Value::Object(all)) => all.iter().filter_map(|(name, m)| Some((name.clone(), metrics(m.as_object()?.clone())))).collect(),
+            _ => Ordered::default(),
+        };
         Ok(Self {
             split: text("split")?,
             rows: value["rows"].as_u64().ok_or_else(|| wrong("it has no number `rows`".into()))?,
             metrics: metrics(map(&value, "metrics")?),
-            baselines: match value.get("baselines") {
-                Some(Value::Object(all)) => {
-                    all.iter().filter_map(|(name, m)| Some((name.clone(), metrics(m.as_object()?.clone())))).collect()
-                }
-                _ => Ordered::default(),
-            },
+            prefixes: beside("prefixes"),
+            baselines: beside("baselines"),
         })
     }
 }
@@ -170,11 +173,15 @@ impl fmt::Display for ScoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} rows of the {} split", thousands(self.rows), self.split)?;
         let mut head = vec!["metric".to_string(), "unit".into(), "dictionary".into()];
-        head.extend(self.baselines.iter().map(|(name, _)| name.to_string()));
+        let columns = || {
+            let prefixes = self.prefixes.iter().map(|(width, m)| (format!("first {width}"), m));
+            prefixes.chain(self.baselines.iter().map(|(name, m)| (name.to_string(), m)))
+        };
+        head.extend(columns().map(|(name, _)| name));
         let mut table = vec![head];
         for (id, &value) in self.metrics.iter() {
             let mut line = vec![id.to_string(), definition(id).map_or("", |d| d.unit).to_string(), figure(value)];
-            line.extend(self.baselines.iter().map(|(_, m)| m.get(id).map_or_else(|| "-".into(), |&v| figure(v))));
+            line.extend(columns().map(|(_, m)| m.get(id).map_or_else(|| "-".into(), |&v| figure(v))));
             table.push(line);
         }
         let widths: Vec<usize> = (0..table[0].len()).map(|c| table.iter().map(|line| line[c].chars().count()).max().unwrap_or(0)).collect();
@@ -198,7 +205,13 @@ mod tests {
     fn sample() -> ScoreReport {
         let metrics: Metrics = [("fvu".to_string(), 0.123_456_789), ("l0".into(), 16.0), ("cosine".into(), f64::NAN)].into_iter().collect();
         let pca: Metrics = [("fvu".to_string(), 0.5)].into_iter().collect();
-        ScoreReport { split: "held-out".into(), rows: 51_200, metrics, baselines: [("pca".to_string(), pca)].into_iter().collect() }
+        ScoreReport {
+            split: "held-out".into(),
+            rows: 51_200,
+            metrics,
+            prefixes: Ordered::default(),
+            baselines: [("pca".to_string(), pca)].into_iter().collect(),
+        }
     }
 
     #[test]

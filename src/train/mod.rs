@@ -7,6 +7,7 @@ mod checkpoint;
 mod log;
 mod normalize;
 mod optim;
+mod permuted;
 mod run;
 mod schedule;
 mod source;
@@ -18,7 +19,8 @@ use crate::error::{Error, Result};
 pub use log::{read as read_log, LogRecord, LOG_COLUMNS};
 pub use normalize::scale_for;
 pub use optim::Optimizer;
-pub use run::{train, Member, Mode, TrainReport, TrainedMember};
+pub use permuted::Permuted;
+pub use run::{train, Beginning, Look, Member, Mode, TrainReport, TrainedMember};
 pub use schedule::Schedule;
 pub use source::{Cursor, Forward, RowSource, SourceReport};
 
@@ -48,6 +50,12 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Seeds the order of rows. In a sweep all members share one order: that of the first seed, unless given.
     pub data_seed: Option<u64>,
+    /// Folder of the dictionary to start from; empty: unit atoms from `seed`.
+    pub init_from: String,
+    /// Control: does the decoder stay as it started, while encoder and biases learn?
+    pub freeze_decoder: bool,
+    /// Control: are the coordinates of the rows permuted, each on its own, over the rows of a batch ([`Permuted`])?
+    pub permute_columns: bool,
     /// Rows used to initialise (geometric median, encoder gain).
     pub init_rows: usize,
     /// Steps between lines of the log; 0 stands for about 200 lines in all.
@@ -73,6 +81,9 @@ impl Default for TrainConfig {
             clip_norm: 1.0,
             seed: 0,
             data_seed: None,
+            init_from: String::new(),
+            freeze_decoder: false,
+            permute_columns: false,
             init_rows: 32_768,
             log_every_steps: 0,
             checkpoint_seconds: 60.0,

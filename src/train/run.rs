@@ -13,13 +13,14 @@ use serde::Serialize;
 use super::checkpoint::{self, Loaded, MemberState, State};
 use super::log::{self, LogFile, LogRecord, Window};
 use super::source::{normalised, Cursor, Forward, SourceReport};
-use super::{scale_for, Optimizer, RowSource, Schedule, TrainConfig};
+use super::{scale_for, Optimizer, Permuted, RowSource, Schedule, TrainConfig};
 use crate::artefact;
 pub use crate::artefact::Mode;
-use crate::dictionary::Provenance;
+use crate::dictionary::{Dictionary, Provenance};
 use crate::error::{Error, Result};
+use crate::kernels::Gradient;
 use crate::progress::Progress;
-use crate::sae::{self, Learner, SaeConfig};
+use crate::sae::{self, Learner, SaeConfig, Start};
 
 /// One dictionary to be: its folder, its settings, resolved.
 #[derive(Debug, Clone)]
@@ -36,6 +37,26 @@ pub struct Member {
     pub config_toml: String,
     /// Hook, host and shards, copied into the dictionary.
     pub provenance: Provenance,
+    /// What it starts from, and who looks at that.
+    pub beginning: Beginning,
+}
+
+/// A member before its first step. The default starts from its seed, unseen.
+#[derive(Clone, Default)]
+pub struct Beginning {
+    /// A trained dictionary of the same size, for fine-tuning (`init_from` of the settings names its folder).
+    pub from: Option<Arc<Dictionary>>,
+    /// Sees the atoms; what it says is kept as `at_start` in the dictionary's notes.
+    pub look: Option<Look>,
+}
+
+/// What looks at atoms `[d_sae, d_in]`, f32, before the first step.
+pub type Look = Arc<dyn Fn(&Tensor) -> Result<serde_json::Value> + Send + Sync>;
+
+impl fmt::Debug for Beginning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Beginning").field("from", &self.from.is_some()).field("look", &self.look.is_some()).finish()
+    }
 }
 
 /// What came of a run.
@@ -116,6 +137,7 @@ struct Running {
     schedule: Schedule,
     log: LogFile,
     window: Window,
+    at_start: Option<serde_json::Value>,
 }
 
 /// Trains all members from one pass over `source`, whose rows are scaled to mean squared norm `d_in` (see [`super::scale_for`]); `root`
@@ -130,6 +152,13 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
         return complete_report(&members, &shared);
     }
     let started = Instant::now();
+    let mut permuted;
+    let source: &mut dyn RowSource = if shared.permute_columns {
+        permuted = Permuted::new(source, shared.data_seed.unwrap_or(shared.seed));
+        &mut permuted
+    } else {
+        source
+    };
     let d_in = source.width();
     let resumed = if mode == Mode::Resume && checkpoint::exists(root) { Some(Loaded::read(root)?) } else { None };
     if let Some(loaded) = resumed.as_ref().filter(|l| l.state.members.len() != members.len()) {
@@ -153,6 +182,11 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
     let mut running = Vec::with_capacity(members.len());
     for (i, member) in members.into_iter().enumerate() {
         let mut learner = sae::build(&member.sae, &rows, member.train.seed)?;
+        if let Some(dictionary) = &member.beginning.from {
+            learner.adopt(&Start::new(dictionary, scale)?, &rows)?;
+        }
+        // Before a checkpoint comes back: what is there now does not depend on it.
+        let at_start = member.beginning.look.as_ref().map(|look| look(&learner.coder().w_dec)).transpose()?;
         let mut optimizer = Optimizer::new(&member.train, learner.as_ref())?;
         let (mut window, mut log_len) = (Window::default(), 0);
         if let Some(loaded) = &resumed {
@@ -165,7 +199,7 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
         }
         artefact::write(&member.dir, "config.toml", member.config_toml.as_bytes())?;
         let log = LogFile::open(&member.dir, log_len)?;
-        running.push(Running { schedule: Schedule::new(&member.train), member, learner, optimizer, log, window });
+        running.push(Running { schedule: Schedule::new(&member.train), member, learner, optimizer, log, window, at_start });
     }
     // The rows that learners started from are also those that they calibrate thresholds on; nobody else needs them any more.
     let rows = if running.iter().any(|r| r.learner.calibrates()) { rows } else { rows.narrow(0, 0, 1)?.copy()? };
@@ -225,7 +259,10 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
 /// One member's step: loss, then the update, then the log.
 fn learn(r: &mut Running, x: &Tensor, spread: f64, step: u64, tokens: u64, epoch: u64) -> Result<()> {
     let lr = r.schedule.lr(step);
-    let made = r.learner.step(x)?;
+    let mut made = r.learner.step(x)?;
+    if let (true, Gradient::Sparse(grad)) = (r.member.train.freeze_decoder, &mut made.grad) {
+        grad.terms.iter_mut().for_each(|term| term.role.decoder = false);
+    }
     if !made.loss.is_finite() {
         return Err(Error::Diverged { step, loss: made.loss, lr });
     }
@@ -274,6 +311,9 @@ fn finish(r: &Running, scale: f64, rows: &Tensor, steps: u64, seconds: f64, told
         "tokens": tokens, "steps": steps, "scale": scale,
         "dead": silence.n_dead(), "dead_after_tokens": silence.dead_after_tokens,
     });
+    if let Some(at_start) = &r.at_start {
+        notes["at_start"] = at_start.clone();
+    }
     if let (Some(notes), Some(own)) = (notes.as_object_mut(), dictionary.provenance.notes.as_object()) {
         notes.extend(own.clone());
     }
@@ -322,12 +362,20 @@ fn shared_settings(members: &[Member]) -> Result<TrainConfig> {
     let first = members.first().ok_or_else(|| Error::request("there is nothing to train", "give at least one k, width and seed"))?;
     for m in members {
         let (a, b) = (&first.train, &m.train);
-        if (a.batch, a.n_tokens, a.data_seed, a.init_rows) != (b.batch, b.n_tokens, b.data_seed, b.init_rows) {
+        let rows = |t: &TrainConfig| (t.batch, t.n_tokens, t.data_seed, t.init_rows, t.permute_columns);
+        if rows(a) != rows(b) {
             return Err(Error::request(
-                format!("`{}` and `{}` do not share batch, n_tokens, data_seed and init_rows", first.name, m.name),
+                format!("`{}` and `{}` do not share batch, n_tokens, data_seed, init_rows and permute_columns", first.name, m.name),
                 "one pass over the rows trains members that see the same batches; run them apart",
             ));
         }
+    }
+    if let Some(m) = members.iter().find(|m| m.train.freeze_decoder && matches!(m.sae, SaeConfig::Mp(_))) {
+        return Err(Error::config(
+            "train.freeze_decoder",
+            format!("`{}` pursues with its decoder's atoms: frozen, nothing would learn", m.name),
+            "leave it out, or freeze the decoder of a variant with an encoder, such as topk",
+        ));
     }
     let mut names: Vec<&str> = members.iter().map(|m| m.name.as_str()).collect();
     names.sort_unstable();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use super::*;
 use crate::dictionary::{Dictionary, Provenance};
@@ -96,7 +97,15 @@ fn member_of(root: &Path, sae: SaeConfig, name: &str, seed: u64, n_tokens: u64, 
     };
     let train = config.resolve(32, 1).unwrap();
     let config_toml = format!("name = \"{name}\"\n");
-    Member { dir: root.join(name), name: name.to_string(), sae, train, config_toml, provenance: Provenance::default() }
+    Member {
+        dir: root.join(name),
+        name: name.to_string(),
+        sae,
+        train,
+        config_toml,
+        provenance: Provenance::default(),
+        beginning: Beginning::default(),
+    }
 }
 
 /// Every learner, at two latents per row or a penalty that comes near it.
@@ -187,6 +196,87 @@ fn every_learner_goes_on_exactly_where_it_was_cut() {
             assert!(read(whole.path()) == read(cut.path()), "{}/{file} differs", member.name);
         }
     }
+}
+
+/// Fine-tuning, a frozen decoder, and rows without structure.
+fn controls(root: &Path, from: &Arc<Dictionary>, seconds: f64) -> Vec<Member> {
+    let mut members: Vec<Member> = (learners().into_iter().take(2))
+        .flat_map(|sae| ["tuned", "frozen"].map(|name| member_of(root, sae.clone(), &format!("{name}-{}", sae.arch()), 1, 4000, seconds)))
+        .collect();
+    for m in &mut members {
+        if m.name.starts_with("tuned") {
+            m.beginning.from = Some(from.clone());
+        }
+        m.train.freeze_decoder = m.name.starts_with("frozen");
+        m.beginning.look = Some(Arc::new(|atoms| Ok(serde_json::json!(atoms.dim(0)?))));
+    }
+    members
+}
+
+#[test]
+fn fine_tuning_goes_on_from_the_dictionary_and_a_frozen_decoder_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = train(vec![member(dir.path(), 2, 0, 60_000, 1e9)], &mut scaled(), dir.path(), Mode::Fresh, &Silent).unwrap();
+    let from = Arc::new(Dictionary::load(&report.members[0].dictionary).unwrap());
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    train(controls(whole.path(), &from, 1e9), &mut scaled(), whole.path(), Mode::Fresh, &Silent).unwrap();
+    for m in controls(whole.path(), &from, 1e9) {
+        let first = &read_log(&m.dir).unwrap()[0];
+        let dictionary = Dictionary::load(&m.dir).unwrap();
+        assert_eq!(dictionary.provenance.notes["at_start"], 32);
+        if m.name.starts_with("tuned") {
+            assert!(first.fvu < 2.0 * report.members[0].last.fvu, "{}: {} after {}", m.name, first.fvu, report.members[0].last.fvu);
+        } else {
+            assert!(first.fvu > 2.0 * report.members[0].last.fvu, "{}: {}", m.name, first.fvu);
+            let start = crate::sae::build(
+                &m.sae,
+                &candle_core::Tensor::ones((4, D), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap(),
+                1,
+            );
+            let off = (&start.unwrap().coder().w_dec - &dictionary.coder.w_dec).unwrap().abs().unwrap();
+            assert!(off.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-6, "{}", m.name);
+        }
+    }
+    let mut mode = Mode::Fresh;
+    while let Err(e) = train(controls(cut.path(), &from, 0.0), &mut scaled(), cut.path(), mode, &StopAfter(AtomicU64::new(9))) {
+        assert!(matches!(e, Error::Interrupted { .. }), "{e}");
+        mode = Mode::Resume;
+    }
+    for m in controls(whole.path(), &from, 1e9) {
+        let read = |root: &Path| std::fs::read(root.join(&m.name).join("dictionary.safetensors")).unwrap();
+        assert!(read(whole.path()) == read(cut.path()), "{} differs", m.name);
+    }
+    // Nothing of a pursuit is left to learn.
+    let mut m = mp_member(dir.path(), 2, 1280, 1e9);
+    m.train.freeze_decoder = true;
+    assert!(train(vec![m], &mut scaled(), dir.path(), Mode::Fresh, &Silent).unwrap_err().to_string().contains("freeze_decoder"));
+}
+
+#[test]
+fn permuted_coordinates_keep_their_values_and_lose_what_they_share() {
+    let (mut plain, mut inner) = (scaled(), scaled());
+    let mut permuted = Permuted::new(&mut inner, 3);
+    permuted.seek(&Cursor { offset: 100, ..Default::default() }).unwrap();
+    let skipped = permuted.next_rows(64).unwrap().x;
+    permuted.seek(&Cursor::default()).unwrap();
+    let (a, b) = (plain.next_rows(100).unwrap().x, permuted.next_rows(100).unwrap().x);
+    assert_eq!(permuted.next_rows(64).unwrap().x, skipped, "a place has its permutation");
+    let column = |x: &[f32], c: usize| x.iter().skip(c).step_by(D).map(|v| v.to_bits()).collect::<Vec<_>>();
+    let sorted = |mut v: Vec<u32>| {
+        v.sort_unstable();
+        v
+    };
+    assert!((0..D).all(|c| column(&a, c) != column(&b, c) && sorted(column(&a, c)) == sorted(column(&b, c))));
+
+    let dir = tempfile::tempdir().unwrap();
+    let fvu = |permute: bool| {
+        let mut m = member(&dir.path().join(format!("{permute}")), 2, 0, 100_000, 1e9);
+        m.train.permute_columns = permute;
+        let root = m.dir.clone();
+        train(vec![m], &mut scaled(), &root, Mode::Fresh, &Silent).unwrap().members[0].last.fvu
+    };
+    let (real, without) = (fvu(false), fvu(true));
+    assert!(without > 2.0 * real, "{real} with structure, {without} without");
 }
 
 /// Cancels after so many batches.

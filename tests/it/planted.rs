@@ -66,6 +66,25 @@ fn a_trained_dictionary_is_scored_against_the_truth() {
     assert!(ours["f1_mean"].as_f64() > random["f1_mean"].as_f64());
     assert!(random["mcc"].as_f64().unwrap() < 0.75 && ours["absorption"].is_null());
     assert!((ours["true_l0"].as_f64().unwrap() - 2.0).abs() < 0.1);
+    // What untrained atoms have in common with the features is chance.
+    let notes = |dir: &Path| {
+        let text = std::fs::read_to_string(dir.join("dictionary.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["provenance"]["notes"].clone()
+    };
+    let start = &notes(&dir.join("run"))["at_start"];
+    let (found, chance) = (start["mcc"].as_f64().unwrap(), start["mcc_null"].as_f64().unwrap());
+    assert!((found - chance).abs() < 0.1 && found < 0.75, "{found} at the start, {chance} by chance");
+    // A few steps from there, as another learner too; prefixes are scored beside the whole.
+    done(dir, "train --shards shards --init-from run --lr 1e-4 --batch 128 --n-tokens 1_280 --out tuned");
+    let start = notes(&dir.join("tuned"))["at_start"]["mcc"].as_f64().unwrap();
+    assert!(start > 0.9, "{start}");
+    let nested = "--arch matryoshka --set sae.prefixes=[8,32] --k 3";
+    done(dir, &format!("train --shards shards --init-from run {nested} --lr 1e-4 --batch 128 --n-tokens 1_280 --out nested"));
+    let score = done(dir, "score --dictionary nested --shards shards --no-baselines");
+    let fvu = |m: &serde_json::Value| m["fvu"].as_f64().unwrap();
+    assert!(fvu(&score["prefixes"]["8"]) > fvu(&score["metrics"]) && fvu(&score["metrics"]) < 0.5, "{score}");
+    let wide = lapidary(dir, "train --shards shards --init-from run --d-sae 33 --n-tokens 1_280 --batch 128 --out wide");
+    assert!(wide.status.code() == Some(2) && String::from_utf8_lossy(&wide.stderr).contains("set it to 32"));
     // Other shards have no such figures, and a requirement on them says why.
     let plain = lapidary(dir, "score --dictionary run --shards shards --require ce_loss_score>0");
     assert_eq!(plain.status.code(), Some(2));

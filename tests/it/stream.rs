@@ -176,7 +176,15 @@ fn sweep(root: &Path) -> Vec<Member> {
         let config = TrainConfig { n_tokens: N_ROWS, batch: 100, lr: 3e-3, seed, data_seed: Some(0), init_rows: 512, ..Default::default() };
         let train = TrainConfig { checkpoint_seconds: 0.0, log_every_steps: 7, ..config }.resolve(48, 1).unwrap();
         let name = format!("k{k}");
-        Member { dir: root.join(&name), name, sae, train, config_toml: format!("k = {k}\n"), provenance: Provenance::default() }
+        Member {
+            dir: root.join(&name),
+            name,
+            sae,
+            train,
+            config_toml: format!("k = {k}\n"),
+            provenance: Provenance::default(),
+            beginning: Default::default(),
+        }
     };
     vec![member(2, 0), member(4, 1)]
 }

@@ -1,18 +1,21 @@
 //! Dictionaries that nobody trained, at the same number of latents per row: what a score must be compared with.
 //!
 //! * `random`: unit atoms in random directions, as many as the dictionary has.
+//! * `rows`: directions from the mean to random training rows, as many where there are so many.
 //! * `pca`: plus and minus each principal axis of the training rows.
 //! * `kmeans`: directions from the mean to the centroids of the training rows.
 //!
 //! All subtract the mean of the training rows, encode with their own atoms, and keep the k largest ([`Activation::TopK`]). Atoms that
-//! are not orthogonal overshoot when several are added, so `random` and `kmeans` have one number fitted: an encoder gain, the one that
+//! are not orthogonal overshoot when several are added, so all but `pca` have one number fitted: an encoder gain, the one that
 //! minimises the squared error on the training rows. The axes of `pca` are orthonormal: their best gain is 1.
 //!
-//! Same rows, same seed, same bytes, whatever the number of threads. Not for: trained comparisons (that is a sweep).
+//! Same rows, same seed, same bytes, whatever the number of threads. Not for: trained comparisons
+//! (`freeze_decoder` and `permute_columns` of `train` make those).
 
 mod kmeans;
 mod pca;
 mod random;
+mod rows;
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -60,7 +63,7 @@ struct Sample {
     mean: Vec<f32>,
 }
 
-/// Makes the three baselines from the first `sample_rows` training rows of a stream (pass a shuffled one): `random`, `pca`, `kmeans`.
+/// Makes the baselines from the first `sample_rows` training rows of a stream (pass a shuffled one): `random`, `pca`, `kmeans`, `rows`.
 ///
 /// # Errors
 /// A stream that fails, or has no two different rows; k out of range.
@@ -77,8 +80,8 @@ pub fn baselines(
         ));
     }
     let sample = Sample::read(train, config.sample_rows)?;
-    progress.begin("baselines", Some(3), "dictionaries");
-    let makers: [(&str, Maker); 3] = [("random", random::atoms), ("pca", pca::atoms), ("kmeans", kmeans::atoms)];
+    let makers: [(&str, Maker); 4] = [("random", random::atoms), ("pca", pca::atoms), ("kmeans", kmeans::atoms), ("rows", rows::atoms)];
+    progress.begin("baselines", Some(makers.len() as u64), "dictionaries");
     let mut made = Vec::new();
     for (name, atoms) in makers {
         if progress.is_cancelled() {

@@ -29,7 +29,7 @@ fn flat(n: usize) -> Vec<f32> {
 fn every_baseline_uses_k_latents_and_unit_atoms() {
     let x = rows(1, 600, 8);
     let made = make(&x, 8, &config(3, 64));
-    assert_eq!(made.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["random", "pca", "kmeans"]);
+    assert_eq!(made.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["random", "pca", "kmeans", "rows"]);
     for (name, dictionary) in &made {
         let s = run(dictionary, &x, 100);
         assert_eq!(*s.metrics.get("l0").unwrap(), 3.0, "{name}");
