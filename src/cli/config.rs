@@ -18,7 +18,7 @@ use super::settings::Settings;
   lapidary config --set sae.k=64 --set train.batch=8192
 Precedence: defaults < --config FILE < --set KEY=VALUE < flags.")]
 pub struct Args {
-    /// Learner: topk or mp [default: topk].
+    /// Learner: topk, batch-topk, matryoshka, msae, mp, jump-relu, gated or relu [default: topk].
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
     #[command(flatten)]

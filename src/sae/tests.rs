@@ -417,6 +417,11 @@ fn impossible_settings_are_refused_with_the_remedy() {
     }
     for arch in ARCHS {
         let config = SaeConfig::of_arch(arch).unwrap();
+        // Its page explains every key.
+        let page = std::fs::read_to_string(format!("{}/docs/variant-{arch}.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for key in serde_json::to_value(&config).unwrap().as_object().unwrap().keys().filter(|k| *k != "arch") {
+            assert!(page.contains(&format!("`{key}")), "docs/variant-{arch}.md says nothing of `{key}`");
+        }
         assert_eq!(config.arch(), *arch);
         assert!(config.resolve(64, 1000).is_ok(), "{arch}");
     }
