@@ -8,9 +8,9 @@
 //! L    = [ sum |x - xhat|^2 (+ l1 sum_i z_i |D_i|) ] / (n d_in) + mu |W_enc - W_enc^t|^2 + nu |b_enc - b_enc^t|^2 (+ AuxK)
 //! ```
 //!
-//! `t` marks the point at which the decoder was last solved for. Within such an epoch `|D_i|` is a constant weight of the L1 penalty, so
-//! that the penalty does not depend on how a code's size is split between z and D. The dictionary is saved with unit rows; top-k then
-//! ranks by the codes as they were in training (`selection_scale`), so the function is the same.
+//! `t` marks the point at which the decoder was last solved for. For ReLU the atoms' norms are moved into the encoder after each solve, so
+//! that the penalty is on codes of unit atoms; until then `|D_i|` is a constant. The dictionary is saved with unit rows; top-k then ranks
+//! by the codes as they were in training (`selection_scale`), so the function is the same.
 
 use candle_core::{DType, Tensor};
 use serde_json::Value;
@@ -92,6 +92,15 @@ impl PamEncoder {
     fn norms(&self) -> Result<Vec<f32>> {
         Ok(self.body.coder.w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?)
     }
+
+    /// What an atom's encoder is multiplied by for the atom to have unit norm, and the atom itself, `[d_sae]` each. An atom of zeros has
+    /// no direction: it and its encoder stay as they are.
+    fn scales(&self) -> Result<(Tensor, Tensor)> {
+        let norms: Vec<f32> = self.norms()?.into_iter().map(|n| if n > 0.0 && n.is_finite() { n } else { 1.0 }).collect();
+        let inverse: Vec<f32> = norms.iter().map(|n| 1.0 / n).collect();
+        let (n, device) = (norms.len(), self.body.coder.b_enc.device());
+        Ok((Tensor::from_vec(norms, n, device)?, Tensor::from_vec(inverse, n, device)?))
+    }
 }
 
 impl Learner for PamEncoder {
@@ -149,6 +158,16 @@ impl Learner for PamEncoder {
     }
 
     fn solved(&mut self) -> Result<()> {
+        if let Rule::Relu(..) = self.rule {
+            // The same function with unit atoms, which the penalty needs: it shrinks codes, the solve makes up for it by larger atoms,
+            // and so on for ever. Top-k has no such pull, and would select otherwise.
+            let (norms, inverse) = self.scales()?;
+            let c = &self.body.coder;
+            let scaled = |t: &Tensor, by: &Tensor| -> Result<Vec<f32>> { Ok(t.broadcast_mul(by)?.flatten_all()?.to_vec1()?) };
+            overwrite(&c.w_enc, &scaled(&c.w_enc, &norms.unsqueeze(1)?)?)?;
+            overwrite(&c.b_enc, &scaled(&c.b_enc, &norms)?)?;
+            overwrite(&c.w_dec, &scaled(&c.w_dec, &inverse.unsqueeze(1)?)?)?;
+        }
         if let Some(pull) = &self.pull {
             let c = &self.body.coder;
             overwrite(&pull.w_enc, &c.w_enc.flatten_all()?.to_vec1::<f32>()?)?;
@@ -176,11 +195,7 @@ impl Learner for PamEncoder {
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {
         let c = unscaled(&self.body.coder, scale)?;
-        // An atom of zeros has no direction: it and its encoder stay as they are.
-        let norms: Vec<f32> = self.norms()?.into_iter().map(|n| if n > 0.0 && n.is_finite() { n } else { 1.0 }).collect();
-        let inverse: Vec<f32> = norms.iter().map(|n| 1.0 / n).collect();
-        let n = norms.len();
-        let (norms, inverse) = (Tensor::from_vec(norms, n, c.b_enc.device())?, Tensor::from_vec(inverse, n, c.b_enc.device())?);
+        let (norms, inverse) = self.scales()?;
         let coder = Coder {
             w_enc: c.w_enc.broadcast_mul(&norms.unsqueeze(1)?)?,
             b_enc: (&c.b_enc * &norms)?,
@@ -197,5 +212,141 @@ impl Learner for PamEncoder {
             dictionary.selection_scale = Some(inverse);
         }
         Ok(dictionary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::kernels::{dense_gradient, measure, Gradient};
+    use crate::rng::Rng;
+    use crate::sae::AuxKConfig;
+
+    const N: usize = 40;
+    const D: usize = 9;
+    const M: usize = 26;
+
+    fn random(name: &str, shape: &[usize], scale: f64) -> Tensor {
+        let mut rng = Rng::stream(3, name, 0);
+        let data: Vec<f32> = (0..shape.iter().product()).map(|_| (rng.normal() * scale) as f32).collect();
+        Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+    }
+
+    fn flat(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Both rules, with atoms of any norm, some distance from where the pulls go.
+    fn learners() -> Vec<PamEncoder> {
+        let off = AuxKConfig { coef: 0.0, ..AuxKConfig::default() };
+        let topk = SaeConfig::TopK(TopKConfig { d_sae: M, k: 4, aux_k: off });
+        let relu = SaeConfig::Relu(ReluConfig { d_sae: M, l1: 0.4, warmup_tokens: 1, ..Default::default() });
+        let made = [topk, relu].into_iter().map(|config| {
+            let learner = PamEncoder::new(&config.resolve(D, 1000).unwrap(), 0.03, 0.02, &random("rows", &[200, D], 1.0), 3).unwrap();
+            let c = &learner.body.coder;
+            overwrite(&c.w_enc, &flat(&random("w_enc", &[M, D], 0.4))).unwrap();
+            overwrite(&c.b_enc, &flat(&random("b_enc", &[M], 0.2))).unwrap();
+            let sizes: Vec<f32> = (0..M).map(|j| 0.2 + 0.1 * j as f32).collect();
+            let sizes = Tensor::from_vec(sizes, (M, 1), &Device::Cpu).unwrap();
+            overwrite(&c.w_dec, &flat(&random("w_dec", &[M, D], 0.4).broadcast_mul(&sizes).unwrap())).unwrap();
+            overwrite(&c.b_dec, &flat(&random("b_dec", &[D], 0.3))).unwrap();
+            learner
+        });
+        made.collect()
+    }
+
+    #[test]
+    fn the_encoders_gradient_is_that_of_the_dense_formulation_and_the_decoder_has_none() {
+        let x = random("x", &[N, D], 1.0);
+        for mut learner in learners() {
+            let made = learner.step(&x).unwrap();
+            let Gradient::Sparse(grad) = &made.grad else { unreachable!("there is an encoder") };
+            let got = dense_gradient(&learner.body.coder, grad, false);
+            let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+            let (c, pull) = (&learner.body.coder, learner.pull.as_ref().unwrap());
+            let [w, b] = [&c.w_enc, &c.b_enc].map(|t| Var::from_tensor(&wide(t)).unwrap());
+            let mask = wide(&learner.encode(&x).unwrap().to_dense().unwrap()).ne(0f64).unwrap().to_dtype(DType::F64).unwrap();
+            let a = wide(&x).matmul(&w.t().unwrap()).unwrap().broadcast_add(b.as_tensor()).unwrap();
+            let z = (a * mask).unwrap();
+            let xhat = z.matmul(&wide(&c.w_dec)).unwrap().broadcast_add(&wide(&c.b_dec)).unwrap();
+            let sum = |t: Tensor| t.sum_all().unwrap();
+            let sq = |t: Tensor| sum(t.sqr().unwrap());
+            let per_element = 1.0 / (N * D) as f64;
+            let mut loss = (sq((xhat - wide(&x)).unwrap()) * per_element).unwrap();
+            if let Rule::Relu(config, _) = &learner.rule {
+                let norms = wide(&c.w_dec).sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+                loss = (loss + (sum(z.broadcast_mul(&norms).unwrap()) * (config.l1 * per_element)).unwrap()).unwrap();
+            }
+            loss = (loss + (sq((w.as_tensor() - wide(&pull.w_enc)).unwrap()) * 0.03).unwrap()).unwrap();
+            loss = (loss + (sq((b.as_tensor() - wide(&pull.b_enc)).unwrap()) * 0.02).unwrap()).unwrap();
+            assert!((made.loss / loss.to_scalar::<f64>().unwrap() - 1.0).abs() < 1e-5);
+            let autograd = loss.backward().unwrap();
+            let norm = |t: &Tensor| sq(t.clone()).to_scalar::<f64>().unwrap().sqrt();
+            let mut all = 0.0;
+            for (got, var) in [(&got.w_enc, &w), (&got.b_enc, &b)] {
+                let want = autograd.get(var).unwrap();
+                let error = norm(&(wide(got) - want).unwrap()) / norm(want);
+                assert!(error < 1e-5, "{error}");
+                all += norm(want).powi(2);
+            }
+            assert!(norm(&wide(&got.w_dec)) == 0.0 && norm(&wide(&got.b_dec)) == 0.0);
+            assert!((measure(c, grad, false).unwrap().sq_norm / all - 1.0).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn unit_atoms_are_the_same_function() {
+        let x = random("x", &[N, D], 1.0);
+        for mut learner in learners() {
+            let c = learner.body.coder.clone();
+            let codes = learner.codes(&x).unwrap();
+            let want = decode_codes(&codes, &c.w_dec, Some(&c.b_dec)).unwrap();
+            let far = |a: &Tensor, b: &Tensor| flat(&(a - b).unwrap()).into_iter().fold(0f32, |m, v| m.max(v.abs()));
+            let scale = 2.5;
+            let check = |learner: &PamEncoder| {
+                let dictionary = learner.finish(scale, &x).unwrap();
+                assert!(dictionary.atom_norms().unwrap().iter().all(|n| (n - 1.0).abs() < 1e-5));
+                let dir = tempfile::tempdir().unwrap();
+                dictionary.save(dir.path()).unwrap();
+                for d in [&dictionary, &Dictionary::load(dir.path()).unwrap()] {
+                    let (found, xhat) = d.reconstruct(&(&x / scale).unwrap()).unwrap();
+                    for r in 0..N {
+                        let sorted = |codes: &Codes| {
+                            let mut row = codes.row(r).0.to_vec();
+                            row.sort_unstable();
+                            row
+                        };
+                        assert_eq!(sorted(&found), sorted(&codes));
+                    }
+                    assert!(far(&(xhat * scale).unwrap(), &want) < 2e-5);
+                }
+                dictionary
+            };
+            let mut dictionary = check(&learner);
+            if dictionary.selection_scale.take().is_some() {
+                let others = dictionary.encode(&(&x / scale).unwrap()).unwrap();
+                assert!(others.indices != codes.indices, "the scale is what keeps the selection");
+            }
+            // What ReLU's coder becomes after a solve is the same function too; top-k's is left alone; pulls go to where it is now.
+            learner.solved().unwrap();
+            check(&learner);
+            let (c, pull) = (&learner.body.coder, learner.pull.as_ref().unwrap());
+            assert!(far(&c.w_enc, &pull.w_enc) == 0.0 && far(&c.b_enc, &pull.b_enc) == 0.0);
+        }
+    }
+
+    #[test]
+    fn the_start_is_the_tied_one_without_its_shift() {
+        let x = (random("x", &[N, D], 1.0) + 0.7).unwrap();
+        let config = SaeConfig::TopK(TopKConfig { d_sae: M, k: 4, ..Default::default() }).resolve(D, 1000).unwrap();
+        let solved = PamEncoder::new(&config, 0.0, 0.0, &x, 3).unwrap();
+        let learned = crate::sae::build(&config, &x, 3).unwrap();
+        let one = solved.codes(&x).unwrap();
+        let other = learned.finish(1.0, &x).unwrap().encode(&x).unwrap();
+        assert_eq!(one.indices, other.indices);
+        assert!(one.values.iter().zip(&other.values).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert!(solved.anchors().is_empty());
     }
 }
