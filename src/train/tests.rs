@@ -289,7 +289,9 @@ fn solved_decoders_find_the_planted_atoms_and_f_never_rises_at_a_solve() {
         assert!(found > 0.9, "{}: {found}", member.name);
         let part = |name: &str| member.last.parts[name].unwrap();
         // After the last solve, over all rows; and what was saved does that on rows.
-        assert!(part("solved_fvu") < 0.15 && part("ridge") > 0.0, "{}: {:?}", member.name, member.last);
+        // An L1 penalty shrinks codes.
+        let most = if member.name == "relu" { 0.2 } else { 0.1 };
+        assert!(part("solved_fvu") < most && part("ridge") > 0.0, "{}: {:?}", member.name, member.last);
         source.seek(&Cursor::default()).unwrap();
         let x = candle_core::Tensor::from_vec(source.next_rows(4000).unwrap().x, (4000, D), &candle_core::Device::Cpu).unwrap();
         let (codes, xhat) = dictionary.reconstruct(&x).unwrap();
