@@ -14,6 +14,8 @@ mod kmeans;
 mod pca;
 mod random;
 
+pub(crate) use pca::eigenvectors;
+
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
