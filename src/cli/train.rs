@@ -31,6 +31,7 @@ use super::settings::{count, List, OutMode, Settings};
   lapidary train --shards shards --d-sae 4096 --k 32 --out runs/k32
   lapidary train --shards shards --hook blocks.2.hook_resid_post --k 8,16,32 --seed 0,1,2 --n-tokens 1_000_000 --out runs/sweep
   lapidary train --shards shards --arch matryoshka --k 32 --set sae.prefixes=[512,2048,8192] --d-sae 8192 --out runs/nested
+  lapidary train --shards shards --k 16 --pam --n-tokens 100_000 --set train.pam.ridge=10 --out runs/solved
   lapidary train --shards shards --config run.toml --set train.clip_norm=0 --out runs/x
   lapidary train --model hf-folder --corpus texts/ --hook blocks.6.hook_resid_post --context 256 \\
                  --d-sae 16384 --k 32 --n-tokens 50_000_000 --out runs/streamed
@@ -63,6 +64,10 @@ pub struct Args {
     /// Weight of the L1 penalty of relu and gated [default: 5].
     #[arg(long, value_name = "X[,X...]")]
     pub l1: Option<List<f64>>,
+    /// Solve for the decoder after each pass instead of training it (PAM-SGD: topk and relu, from shards); docs/variant-pam.md,
+    /// keys under train.pam.
+    #[arg(long)]
+    pub pam: bool,
     /// Rows to train on; epochs wrap [default: one pass over the shards].
     #[arg(long, value_name = "N", value_parser = count)]
     pub n_tokens: Option<u64>,
@@ -120,6 +125,9 @@ fn combinations(args: &Args) -> Vec<Combination> {
 fn layers(args: &Args) -> Result<Layers> {
     let mut layers = args.settings.layers()?;
     layers.put_some("sae.arch", args.arch.clone())?;
+    if args.pam && !layers.has("train.pam") {
+        layers.put("train.pam", toml::Table::new())?;
+    }
     Ok(layers)
 }
 
@@ -281,7 +289,8 @@ fn members(
         let n_tokens = if config.train.n_tokens == 0 { rows } else { config.train.n_tokens };
         let sae = config.sae.resolve(width, n_tokens)?;
         let train = config.train.resolve(sae.d_sae(), rows)?;
-        let mut name = format!("{}-s{}", sae.label(), train.seed);
+        let mode = if train.pam.is_some() { "pam-" } else { "" };
+        let mut name = format!("{mode}{}-s{}", sae.label(), train.seed);
         if args.lr.as_ref().is_some_and(|l| l.0.len() > 1) {
             name = format!("{name}-lr{:e}", train.lr);
         }

@@ -54,7 +54,7 @@ impl Body {
         let n_active = columns.rows.len() as u64;
         let grad = (error * (2.0 * per_element))?;
         let b_dec = grad.sum(0)?;
-        let grad = SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true };
+        let grad = SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true, pull: None };
         let mut plain = Plain { loss: sq_error * per_element, sq_error, n_active, aux_loss: None, grad };
         plain.add_aux(aux);
         Ok(plain)

@@ -225,7 +225,7 @@ impl Learner for Matryoshka {
             loss += sum_sq(&empty)? * factor;
             b_dec = (b_dec + (empty.sum(0)? * (2.0 * factor))?)?;
         }
-        let grad = SparseGrad { x: xc, terms, b_dec, centred: true };
+        let grad = SparseGrad { x: xc, terms, b_dec, centred: true, pull: None };
         let mut plain = Plain { loss, sq_error, n_active, aux_loss: None, grad };
         plain.add_aux(aux);
         Ok(plain.step(parts))
