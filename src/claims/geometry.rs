@@ -53,7 +53,8 @@ pub fn run(lab: &Lab<'_>) -> Result<Outcome> {
         let assertion = format!("active latents = nearest sites of the power diagram ({form})");
         Row::judged("1a", &assertion, "100 % of points", format!("{worst} of {POINTS} points (worst seed)"), &held, condition)
     };
-    let conditions = ["", "fewer than k are positive: K dummy sites stand for ReLU", "first-order diagram of all subsets, dummies included"];
+    let conditions =
+        ["", "fewer than k are positive: K dummy sites stand for ReLU", "first-order diagram of all subsets, dummies included"];
     Ok(Outcome { rows: forms.iter().zip(conditions).map(row).collect(), tables: vec![table], figures: Vec::new() })
 }
 

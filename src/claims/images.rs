@@ -62,7 +62,8 @@ fn find(dir: &Path, name: &str) -> Result<PathBuf> {
 /// # Errors
 /// Another format, another size of images, fewer or more bytes than announced, values without any spread.
 fn images(path: &Path) -> Result<Set> {
-    let bad = |problem: String| Error::format("MNIST image file", path, problem, "fetch the file again: 28 x 28 images in idx3-ubyte format");
+    let bad =
+        |problem: String| Error::format("MNIST image file", path, problem, "fetch the file again: 28 x 28 images in idx3-ubyte format");
     let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     let mut raw = Vec::new();
     file.read_to_end(&mut raw).map_err(|e| Error::io("read", path, e))?;

@@ -13,6 +13,7 @@ mod picture;
 mod pursuit;
 mod report;
 mod rows;
+mod scarce;
 mod wrong_l0;
 
 use std::path::PathBuf;
@@ -76,6 +77,8 @@ enum Run {
 const FAMILIES: &[Family] = &[
     Family { claims: &["1a"], weight: geometry::WEIGHT, run: Run::Planted(geometry::run) },
     Family { claims: &["1b"], weight: partition::WEIGHT, run: Run::Images(partition::ASSERTION, partition::run) },
+    Family { claims: &["1c"], weight: scarce::WEIGHT_FEW, run: Run::Images(scarce::FEW, scarce::few) },
+    Family { claims: &["1c'"], weight: scarce::WEIGHT_FEWER, run: Run::Images(scarce::FEWER, scarce::fewer) },
     Family { claims: &["2a", "2b"], weight: nested::WEIGHT, run: Run::Planted(nested::run) },
     Family { claims: &["3a"], weight: pursuit::WEIGHT_ABSORPTION, run: Run::Planted(pursuit::absorption) },
     Family { claims: &["3b"], weight: pursuit::WEIGHT_STEPS, run: Run::Planted(pursuit::steps) },

@@ -141,7 +141,11 @@ fn judge(lab: &Lab<'_>, fvu: &Table, columns: &[String]) -> Vec<Row> {
         };
         let held = |s: usize| {
             let (rw, uw) = (cell(RW, k, s), cell(UW, k, s));
-            if is_small { rw <= uw } else { rw >= uw }
+            if is_small {
+                rw <= uw
+            } else {
+                rw >= uw
+            }
         };
         let column = k.to_string();
         let measured = format!("RW {}, UW {}", fvu.get(RW, &column), fvu.get(UW, &column));

@@ -62,7 +62,11 @@ pub fn run(lab: &Lab<'_>, mnist: &Mnist) -> Result<Outcome> {
         let held: Vec<bool> = (0..lab.seeds.len())
             .map(|s| {
                 let (a, b) = (cell(pair[0], s), cell(pair[1], s));
-                if last { a >= b } else { a > b }
+                if last {
+                    a >= b
+                } else {
+                    a > b
+                }
             })
             .collect();
         let sign = if last { ">=" } else { ">" };
@@ -74,7 +78,7 @@ pub fn run(lab: &Lab<'_>, mnist: &Mnist) -> Result<Outcome> {
 }
 
 /// Sum of `error` over rows, over their squared distance from their mean.
-fn fvu(set: &Set, error: impl Fn(&[f32]) -> f64 + Sync) -> f64 {
+fn fvu(set: &Set, error: impl Fn(&[f32]) -> f64 + Sync + Send) -> f64 {
     let errors: Vec<f64> = set.x.par_chunks_exact(set.d).map(error).collect();
     let mut mean = vec![0f64; set.d];
     for row in set.x.chunks_exact(set.d) {
@@ -103,7 +107,7 @@ impl Centres {
 }
 
 /// Cell of each row, and the sum of distances.
-fn assign(set: &Set, nearest: impl Fn(&[f32]) -> (usize, f64) + Sync) -> (Vec<usize>, f64) {
+fn assign(set: &Set, nearest: impl Fn(&[f32]) -> (usize, f64) + Sync + Send) -> (Vec<usize>, f64) {
     let all: Vec<(usize, f64)> = set.x.par_chunks_exact(set.d).map(nearest).collect();
     (all.iter().map(|a| a.0).collect(), all.iter().map(|a| a.1).sum())
 }
@@ -115,7 +119,8 @@ fn means(set: &Set, cells: &[usize], before: &Centres) -> Centres {
         sums[cell].0.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
         sums[cell].1 += 1;
     }
-    let mean = |((sum, n), old): ((Vec<f64>, usize), &Vec<f64>)| if n == 0 { old.clone() } else { sum.iter().map(|s| s / n as f64).collect() };
+    let mean =
+        |((sum, n), old): ((Vec<f64>, usize), &Vec<f64>)| if n == 0 { old.clone() } else { sum.iter().map(|s| s / n as f64).collect() };
     Centres(sums.into_iter().zip(&before.0).map(mean).collect())
 }
 

@@ -96,8 +96,8 @@ fn learn(lab: &Lab<'_>, planted: &Planted, seed: u64) -> Result<Vec<(String, Dic
     let scale = crate::train::scale_for(source.mean_sq_norm()?, D)?;
     let mp = MpConfig { d_sae: D, k: D, tolerance: (TOLERANCE * scale) as f32, ..Default::default() };
     let mut learners = vec![(MP.to_string(), SaeConfig::Mp(mp))];
+    learners.push((BATCH.into(), SaeConfig::BatchTopK(BatchTopKConfig { d_sae: D, k: 2, mean_k: TRUE_L0, ..Default::default() })));
     for k in [1, 2] {
-        learners.push((format!("{BATCH} k={k}"), SaeConfig::BatchTopK(BatchTopKConfig { d_sae: D, k, ..Default::default() })));
         let config = MatryoshkaConfig { d_sae: D, k, sampled: 5, ..Default::default() };
         learners.push((format!("{MATRYOSHKA} k={k}"), SaeConfig::Matryoshka(config)));
     }
@@ -144,9 +144,10 @@ fn bars(tables: &[Table]) -> Figure {
     let axes = Axes { x: "L0 (held-out)", y: "absorption", log_above: f64::INFINITY };
     let mut figure = Figure {
         title: "3a: absorption on a hierarchy".into(),
-        subtitle: "mean cosine of a child's atom with its parent, over L0; children N(1, .25²), N(1, .025²), N(.5, .025²) from the top; a point \
+        subtitle:
+            "mean cosine of a child's atom with its parent, over L0; children N(1, .25²), N(1, .025²), N(.5, .025²) from the top; a point \
                    per seed"
-            .into(),
+                .into(),
         panels: Vec::new(),
         legend: Vec::new(),
         size: (900, 860),
@@ -173,8 +174,11 @@ pub fn steps(lab: &Lab<'_>) -> Result<Outcome> {
     let toy = Toy { steps: 2500, ..Toy::default() };
     let mut fvu = Table::new(
         &["3b"],
-        format!("Zipf superposition (true L0 5), {D_SAE} latents, {} steps of 256 rows: held-out FVU by steps (pursuits) or k (TopK) at \
-         inference; MCC", lab.steps(toy.steps)),
+        format!(
+            "Zipf superposition (true L0 5), {D_SAE} latents, {} steps of 256 rows: held-out FVU by steps (pursuits) or k (TopK) at \
+         inference; MCC",
+            lab.steps(toy.steps)
+        ),
     );
     let columns: Vec<String> = STEPS.iter().map(usize::to_string).collect();
     let off = AuxKConfig { coef: 0.0, ..Default::default() };

@@ -232,18 +232,11 @@ impl Report {
 
     /// The page: the table of assertions, then the figures behind them.
     pub fn markdown(&self) -> String {
-        let mut out = format!("{}\n\n| claim | assertion | measured | expected | verdict | condition |\n|---|---|---|---|---|---|\n", self.summary());
+        let mut out =
+            format!("{}\n\n| claim | assertion | measured | expected | verdict | condition |\n|---|---|---|---|---|---|\n", self.summary());
         for r in &self.rows {
-            let _ = writeln!(
-                out,
-                "| {} | {} | {} | {} | {} | {} |",
-                r.claim,
-                r.assertion,
-                r.measured,
-                r.expected,
-                self.held(r),
-                r.condition
-            );
+            let _ =
+                writeln!(out, "| {} | {} | {} | {} | {} | {} |", r.claim, r.assertion, r.measured, r.expected, self.held(r), r.condition);
         }
         out.push_str("\n## Figures\n\n");
         for table in &self.tables {

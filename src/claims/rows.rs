@@ -211,6 +211,10 @@ impl RowSource for Shuffled<'_> {
         self.epoch
     }
 
+    fn rows_per_epoch(&self) -> Option<u64> {
+        Some(self.set.len() as u64)
+    }
+
     fn mean_sq_norm(&mut self) -> Result<f64> {
         Ok(self.set.x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / self.set.len() as f64)
     }

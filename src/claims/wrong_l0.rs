@@ -25,8 +25,13 @@ const ROWS: u64 = 16_384;
 pub const WEIGHT: u64 = 20;
 
 /// Columns: their names, the metric, its factor.
-const COLUMNS: [(&str, &str, f64); 5] =
-    [("FVU", "fvu", 1.0), ("MCC", "mcc", 1.0), ("F1", "f1_mean", 1.0), ("share F1 > .8", "f1_above_08", 1.0), ("dead", "dead_fraction", D_SAE as f64)];
+const COLUMNS: [(&str, &str, f64); 5] = [
+    ("FVU", "fvu", 1.0),
+    ("MCC", "mcc", 1.0),
+    ("F1", "f1_mean", 1.0),
+    ("share F1 > .8", "f1_above_08", 1.0),
+    ("dead", "dead_fraction", D_SAE as f64),
+];
 
 /// The two series, with what stands behind a row's verdict.
 const SERIES: [(&str, &str); 2] = [("TopK", "AuxK on (our default)"), ("TopK, AuxK off", "AuxK off, as in the source")];
@@ -49,7 +54,10 @@ pub fn run(lab: &Lab<'_>) -> Result<Outcome> {
     let toy = Toy { steps: 4000, ..Toy::default() };
     let mut table = Table::new(
         &["7"],
-        format!("Zipf superposition (128 features in 64 dimensions, true L0 {TRUE_L0}), {D_SAE} latents, {} steps of 256 rows, held-out", lab.steps(toy.steps)),
+        format!(
+            "Zipf superposition (128 features in 64 dimensions, true L0 {TRUE_L0}), {D_SAE} latents, {} steps of 256 rows, held-out",
+            lab.steps(toy.steps)
+        ),
     );
     let topk = |k, coef| SaeConfig::TopK(TopKConfig { d_sae: D_SAE, k, aux_k: AuxKConfig { coef, ..Default::default() } });
     let mut configs: Vec<SaeConfig> = KS.iter().map(|&k| topk(k, AuxKConfig::default().coef)).collect();
@@ -111,7 +119,9 @@ fn judge(lab: &Lab<'_>, table: &Table) -> Vec<Row> {
         push("FVU only falls with k", "no rise over k = 2..30", "FVU", &is_non_increasing);
         push("F1 has an interior maximum in k", "the largest at neither end of k = 2..30", "F1", &has_interior_maximum);
         push("F1 at k = 9 above that at 2 and at 30", "F1(9) > F1(2), F1(30)", "F1", &|v| v[3] > v[0] && v[3] > v[6]);
-        push("the share of clean latents (F1 > .8) peaks at the true L0", "argmax at k = 6", "share F1 > .8", &|v| KS[argmax(v)] == TRUE_L0);
+        push("the share of clean latents (F1 > .8) peaks at the true L0", "argmax at k = 6", "share F1 > .8", &|v| {
+            KS[argmax(v)] == TRUE_L0
+        });
     }
     rows
 }
@@ -124,9 +134,11 @@ fn pictures(table: &Table) -> Figure {
         legend: Vec::new(),
         size: (900, 860),
     };
-    for (column, label, log_above) in
-        [("FVU", "FVU (held-out)", 4.0), ("F1", "F1 (mean over latents)", f64::INFINITY), ("share F1 > .8", "share with F1 > .8", f64::INFINITY)]
-    {
+    for (column, label, log_above) in [
+        ("FVU", "FVU (held-out)", 4.0),
+        ("F1", "F1 (mean over latents)", f64::INFINITY),
+        ("share F1 > .8", "share with F1 > .8", f64::INFINITY),
+    ] {
         let point = |series: &str| KS.iter().map(|&k| (k as f64, table.get(&line(series, k), column).values)).collect();
         let curves: Vec<Curve<'_>> =
             SERIES.iter().map(|(series, _)| Curve { label: series, points: point(series), is_baseline: false }).collect();

@@ -55,9 +55,8 @@ impl PowerDiagram {
             });
         }
         let (n, d) = dictionary.coder.w_enc.dims2()?;
-        let read = |t: &candle_core::Tensor| -> Result<Vec<f64>> {
-            Ok(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
-        };
+        let read =
+            |t: &candle_core::Tensor| -> Result<Vec<f64>> { Ok(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect()) };
         let (w, b, b_dec) = (read(&dictionary.coder.w_enc)?, read(&dictionary.coder.b_enc)?, read(&dictionary.coder.b_dec)?);
         let folded = w.chunks_exact(d).zip(b).map(|(w, b)| if dictionary.centred { b - dot(w, &b_dec) } else { b });
         Ok(Self::new(w.clone(), folded.collect(), d, k, n))
@@ -99,7 +98,11 @@ impl PowerDiagram {
         let (nearest, next) = (&order[..self.k], order.get(self.k));
         let margin = next.map_or(f64::INFINITY, |&n| {
             // Walls between dummies are none.
-            if nearest[self.k - 1] >= self.n && n >= self.n { f64::INFINITY } else { distances[n] - distances[nearest[self.k - 1]] }
+            if nearest[self.k - 1] >= self.n && n >= self.n {
+                f64::INFINITY
+            } else {
+                distances[n] - distances[nearest[self.k - 1]]
+            }
         });
         (self.latents(nearest), margin)
     }

@@ -99,7 +99,7 @@ impl JumpRelu {
         // Thresholds move slowly, so a start far from the target would cost most of a short run.
         let start = match config.initial_threshold {
             given if given > 0.0 => given,
-            _ if config.target_l0 >= 1.0 => f64::from(calibrate(&body.coder, rows, k)?).max(1e-3),
+            _ if config.target_l0 >= 1.0 => f64::from(calibrate(&body.coder, rows, k as f64)?).max(1e-3),
             _ => 0.1,
         };
         let log_threshold = Tensor::full(start.ln() as f32, config.d_sae, rows.device())?;
