@@ -11,7 +11,7 @@ use crate::corpus::planted::{HierarchyConfig, Planted, PlantedConfig};
 use crate::dictionary::{Activation, Dictionary};
 use crate::error::Result;
 use crate::kernels::Pick;
-use crate::plot::Figure;
+use crate::plot::{Figure, Panel};
 use crate::sae::{AuxKConfig, BatchTopKConfig, MatryoshkaConfig, MpConfig, ReluConfig, SaeConfig, TopKConfig};
 use crate::score::Scores;
 use crate::train::RowSource;
@@ -86,7 +86,7 @@ pub fn absorption(lab: &Lab<'_>) -> Result<Outcome> {
             rows.push(Row::judged("3a", &format!("absorption of {name}"), expected, measured, &held, &condition));
         }
     }
-    let figures = vec![("3a-absorption".to_string(), bars(&tables))];
+    let figures = vec![("3a-absorption".to_string(), scatter(&tables))];
     Ok(Outcome { rows, tables, figures })
 }
 
@@ -140,27 +140,34 @@ fn held_out_for_tuning(planted: &Planted) -> crate::shard::Batch {
 }
 
 /// Absorption against L0: a panel per setting.
-fn bars(tables: &[Table]) -> Figure {
-    let axes = Axes { x: "L0 (held-out)", y: "absorption", log_above: f64::INFINITY };
+fn scatter(tables: &[Table]) -> Figure {
     let mut figure = Figure {
         title: "3a: absorption on a hierarchy".into(),
-        subtitle:
-            "mean cosine of a child's atom with its parent, over L0; children N(1, .25²), N(1, .025²), N(.5, .025²) from the top; a point \
-                   per seed"
-                .into(),
+        subtitle: "mean cosine of a child's atom with its parent, over L0; a point per seed".into(),
         panels: Vec::new(),
         legend: Vec::new(),
         size: (900, 860),
     };
-    for table in tables {
+    for (table, (mean, std)) in tables.iter().zip(SETTINGS) {
         let points = |name: &str| {
             let (x, y) = (table.get(name, "L0").values, table.get(name, "absorption").values);
             x.into_iter().zip(y).map(|(x, y)| (x, vec![y])).collect()
         };
         let curves: Vec<Curve<'_>> =
             table.lines.iter().map(|(name, _)| Curve { label: name, points: points(name), is_baseline: false }).collect();
-        figure.panels.push(picture::panel(&axes, &curves, false));
+        let label = format!("children N({mean}, {std}²)");
+        let panel = picture::panel(&Axes { x: "L0 (held-out)", y: &label, log_above: f64::INFINITY }, &curves, false);
+        figure.panels.push(panel);
         figure.legend = picture::legend(&curves, false);
+    }
+    // One scale for all panels: they are read against each other.
+    let range = |axis: fn(&Panel) -> (f64, f64)| {
+        let ranges = || figure.panels.iter().map(axis);
+        (ranges().map(|r| r.0).fold(f64::INFINITY, f64::min).min(-0.05), ranges().map(|r| r.1).fold(f64::NEG_INFINITY, f64::max))
+    };
+    let (x, y) = (range(|p| p.x.range).1, range(|p| p.y.range));
+    for panel in &mut figure.panels {
+        (panel.x.range, panel.y.range) = ((0.9, x.max(1.0)), y);
     }
     figure
 }

