@@ -151,7 +151,7 @@ impl Matryoshka {
         let (config, coder) = (&self.config, &self.body.coder);
         match config.inside {
             Inside::Topk => encode_topk(xc, &coder.w_enc, &coder.b_enc, config.k, None)?.to_codes(config.d_sae),
-            Inside::BatchTopk => self.selection.encode(xc, coder, config.k, config.threshold_decay),
+            Inside::BatchTopk => self.selection.encode(xc, coder, config.k as f64, config.threshold_decay),
         }
     }
 }
@@ -248,7 +248,7 @@ impl Learner for Matryoshka {
         let activation = match self.config.inside {
             Inside::Topk => Activation::TopK { k: self.config.k },
             Inside::BatchTopk => {
-                Activation::Threshold { threshold: (f64::from(calibrate(&self.body.coder, rows, self.config.k)?) / scale) as f32 }
+                Activation::Threshold { threshold: (f64::from(calibrate(&self.body.coder, rows, self.config.k as f64)?) / scale) as f32 }
             }
         };
         let notes = json!({
