@@ -162,7 +162,7 @@ impl<'a> Shuffled<'a> {
     /// # Errors
     /// A set without rows.
     pub fn new(set: &'a Set, seed: u64) -> Result<Self> {
-        if set.len() == 0 {
+        if set.is_empty() {
             return Err(Error::request("there is no row to train on", "pass data with rows"));
         }
         let mut source = Self { set, seed, epoch: 0, offset: 0, order: Vec::new() };
