@@ -57,7 +57,7 @@ enum Verb {
     Demo(demo::Args),
     Harvest(harvest::Args),
     Ingest(ingest::Args),
-    Train(train::Args),
+    Train(Box<train::Args>),
     Encode(encode::Args),
     Score(score::Args),
     Plot(plot::Args),
