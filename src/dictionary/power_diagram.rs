@@ -95,16 +95,11 @@ impl PowerDiagram {
             let (a, b) = (key(a), key(b));
             a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2))
         });
-        let (nearest, next) = (&order[..self.k], order.get(self.k));
-        let margin = next.map_or(f64::INFINITY, |&n| {
-            // Walls between dummies are none.
-            if nearest[self.k - 1] >= self.n && n >= self.n {
-                f64::INFINITY
-            } else {
-                distances[n] - distances[nearest[self.k - 1]]
-            }
-        });
-        (self.latents(nearest), margin)
+        let (nearest, others) = order.split_at(self.k);
+        let last = nearest[self.k - 1];
+        // Walls between dummies are none.
+        let next = others.iter().find(|&&i| i < self.n || last < self.n);
+        (self.latents(nearest), next.map_or(f64::INFINITY, |&next| distances[next] - distances[last]))
     }
 
     fn latents(&self, sites: &[usize]) -> Vec<u32> {
