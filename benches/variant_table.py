@@ -28,8 +28,8 @@ VARIANTS = [
     ("msae-reverse", ["--arch", "msae", "--k", str(K), "--set", "sae.weighting=reverse"], None),
     ("mp", ["--arch", "mp", "--k", str(K)], None),
     ("jump-relu", ["--arch", "jump-relu"], ("--target-l0", [14, 18])),
-    ("gated", ["--arch", "gated"], ("--l1", [1, 1.6])),
-    ("relu", ["--arch", "relu"], ("--l1", [0.5, 1])),
+    ("gated", ["--arch", "gated"], ("--l1", [1.6, 2.2])),
+    ("relu", ["--arch", "relu"], ("--l1", [0.5, 0.7, 1])),
 ]
 
 
@@ -134,7 +134,7 @@ def at_l0(name, points):
     a, b = below[-1], above[0]
     la, lb = math.log(a["mean"]["l0"]), math.log(b["mean"]["l0"])
     t = 0.0 if la == lb else (math.log(K) - la) / (lb - la)
-    mix = lambda which: {key: (1 - t) * a[which][key] + t * b[which][key] for key in a[which]}
+    mix = lambda which: {key: (1 - t) * a[which][key] + t * b[which][key] for key in a[which]} | {"l0": K}
     return {"variant": f"{name} (between L0 {a['mean']['l0']:.1f} and {b['mean']['l0']:.1f})", "lr": f"{a['lr']}/{b['lr']}",
             "mean": mix("mean"), "std": mix("std"), "seeds": a["seeds"]}
 
