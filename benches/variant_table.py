@@ -28,8 +28,8 @@ VARIANTS = [
     ("msae-reverse", ["--arch", "msae", "--k", str(K), "--set", "sae.weighting=reverse"], None),
     ("mp", ["--arch", "mp", "--k", str(K)], None),
     ("jump-relu", ["--arch", "jump-relu"], ("--target-l0", [14, 18])),
-    ("gated", ["--arch", "gated"], ("--l1", [0.5, 1, 2, 4])),
-    ("relu", ["--arch", "relu"], ("--l1", [1, 2, 4, 8])),
+    ("gated", ["--arch", "gated"], ("--l1", [1, 1.6])),
+    ("relu", ["--arch", "relu"], ("--l1", [0.5, 1])),
 ]
 
 

@@ -37,6 +37,9 @@ pub mod train;
 // Stages joined without files between.
 pub mod stream;
 
+// What the papers claim, tried.
+pub mod claims;
+
 // Settings, composed.
 pub mod config;
 

@@ -15,12 +15,16 @@ use super::settings::Settings;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   lapidary config > run.toml                    a run file to edit
+  lapidary config --arch topk --pam             with the keys of PAM-SGD
   lapidary config --set sae.k=64 --set train.batch=8192
 Precedence: defaults < --config FILE < --set KEY=VALUE < flags.")]
 pub struct Args {
     /// Learner: topk, batch-topk, matryoshka, msae, mp, jump-relu, gated or relu [default: topk].
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
+    /// Show the keys of PAM-SGD too (`[train.pam]`), which topk and relu can be trained by.
+    #[arg(long)]
+    pub pam: bool,
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -40,5 +44,8 @@ impl fmt::Display for Report {
 pub fn run(args: &Args) -> Result<Report> {
     let mut layers = args.settings.layers()?;
     layers.put_some("sae.arch", args.arch.clone())?;
+    if args.pam && !layers.has("train.pam") {
+        layers.put("train.pam", toml::Table::new())?;
+    }
     Ok(Report(layers.resolve()?))
 }

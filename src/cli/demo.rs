@@ -190,6 +190,7 @@ fn trained(
         out.display()
     ));
     let args = train::Args {
+        pam: false,
         l1: None,
         target_l0: None,
         shards: Some(shards.to_path_buf()),

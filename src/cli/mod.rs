@@ -1,5 +1,6 @@
 //! The command line. clap lives here and nowhere else; a verb is a file with `Args` and `run`, which returns a report.
 
+mod bench;
 mod config;
 mod demo;
 mod encode;
@@ -56,10 +57,11 @@ enum Verb {
     Demo(demo::Args),
     Harvest(harvest::Args),
     Ingest(ingest::Args),
-    Train(train::Args),
+    Train(Box<train::Args>),
     Encode(encode::Args),
     Score(score::Args),
     Plot(plot::Args),
+    Bench(bench::Args),
     Inspect(inspect::Args),
     Config(config::Args),
 }
@@ -100,6 +102,9 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             requirements
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
+        Verb::Bench(args) => match &args.what {
+            bench::What::Claims(args) => output.report(&bench::run(args, output)?),
+        },
         Verb::Inspect(args) => output.report(&inspect::run(args, &device, output)?),
         Verb::Config(args) => output.report(&config::run(args)?),
     }

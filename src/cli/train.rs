@@ -34,6 +34,7 @@ use super::settings::{count, List, OutMode, Settings};
   lapidary train --shards shards --d-sae 4096 --k 32 --out runs/k32
   lapidary train --shards shards --hook blocks.2.hook_resid_post --k 8,16,32 --seed 0,1,2 --n-tokens 1_000_000 --out runs/sweep
   lapidary train --shards shards --arch matryoshka --k 32 --set sae.prefixes=[512,2048,8192] --d-sae 8192 --out runs/nested
+  lapidary train --shards shards --k 16 --pam --n-tokens 100_000 --set train.pam.ridge=10 --out runs/solved
   lapidary train --shards shards --config run.toml --set train.clip_norm=0 --out runs/x
   lapidary train --shards more --init-from runs/k32 --lr 5e-5 --out runs/k32-tuned
   lapidary train --model hf-folder --corpus texts/ --hook blocks.6.hook_resid_post --context 256 \\
@@ -71,6 +72,10 @@ pub struct Args {
     /// said otherwise; another learner takes over what it can use.
     #[arg(long, value_name = "DIR")]
     pub init_from: Option<PathBuf>,
+    /// Solve for the decoder after each pass instead of training it (PAM-SGD: topk and relu, from shards); docs/variant-pam.md,
+    /// keys under train.pam.
+    #[arg(long)]
+    pub pam: bool,
     /// Rows to train on; epochs wrap [default: one pass over the shards].
     #[arg(long, value_name = "N", value_parser = count)]
     pub n_tokens: Option<u64>,
@@ -135,6 +140,9 @@ impl Base {
     fn new(args: &Args) -> Result<Self> {
         let mut layers = args.settings.layers()?;
         layers.put_some("sae.arch", args.arch.clone())?;
+        if args.pam && !layers.has("train.pam") {
+            layers.put("train.pam", toml::Table::new())?;
+        }
         layers.put_some("train.init_from", args.init_from.as_ref().map(|dir| dir.display().to_string()))?;
         let from = match layers.resolve()?.train.init_from.as_str() {
             "" => return Ok(Self { layers, from: None }),
@@ -325,7 +333,8 @@ fn members(
         let n_tokens = if config.train.n_tokens == 0 { rows } else { config.train.n_tokens };
         let sae = config.sae.resolve(width, n_tokens)?;
         let train = config.train.resolve(sae.d_sae(), rows)?;
-        let mut name = format!("{}-s{}", sae.label(), train.seed);
+        let mode = if train.pam.is_some() { "pam-" } else { "" };
+        let mut name = format!("{mode}{}-s{}", sae.label(), train.seed);
         if args.lr.as_ref().is_some_and(|l| l.0.len() > 1) {
             name = format!("{name}-lr{:e}", train.lr);
         }

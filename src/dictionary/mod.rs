@@ -14,6 +14,7 @@
 
 mod activation;
 mod file;
+mod power_diagram;
 
 use std::sync::{Arc, OnceLock};
 
@@ -28,6 +29,7 @@ use activation::Prepared;
 
 pub use activation::Activation;
 pub use file::{FORMAT_VERSION, KIND};
+pub use power_diagram::{PowerDiagram, Subsets};
 
 /// An affine map of the input before encoding, undone after decoding.
 #[derive(Debug, Clone)]

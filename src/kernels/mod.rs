@@ -121,6 +121,21 @@ pub struct SparseGrad {
     pub b_dec: Tensor,
     /// Does `x` hold `input - b_dec`? Then `b_dec` gets the encoder's gradient too, negated.
     pub centred: bool,
+    /// A pull of the encoder towards a point, if there is one.
+    pub pull: Option<Pull>,
+}
+
+/// The gradient of `weight |W_enc - w_enc|^2 + bias_weight |b_enc - at|^2`: dense, and computed where it is used.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    /// Where `W_enc` is pulled to, `[d_sae, d_in]`, f32.
+    pub w_enc: Tensor,
+    /// Where `b_enc` is pulled to, `[d_sae]`, f32.
+    pub b_enc: Tensor,
+    /// How strongly `W_enc` is.
+    pub weight: f32,
+    /// How strongly `b_enc` is.
+    pub bias_weight: f32,
 }
 
 /// What [`measure`] finds out about a gradient.

@@ -218,8 +218,13 @@ fn sparse_gradient_equals_autograd() {
     let s = encode_topk(&xc, &coder.w_enc, &coder.b_enc, k, None).unwrap();
     let y = sparse_decode(&s, &coder.w_dec, Some(&coder.b_dec)).unwrap();
     let g = ((&y - &x).unwrap() * (2.0 / n as f64)).unwrap();
-    let grad =
-        SparseGrad { x: xc, b_dec: g.sum(0).unwrap(), terms: vec![Term::codes(Columns::new(&s, m, None).unwrap(), g)], centred: true };
+    let grad = SparseGrad {
+        x: xc,
+        b_dec: g.sum(0).unwrap(),
+        terms: vec![Term::codes(Columns::new(&s, m, None).unwrap(), g)],
+        centred: true,
+        pull: None,
+    };
     let measured = measure(&coder, &grad, false).unwrap();
 
     // The dense form: a mask of the selected entries, everything else by autograd.
@@ -258,7 +263,13 @@ fn adam_takes_the_textbook_step_and_rows_stay_unit() {
     let x = random(&mut rng, &[n, d], 1.0);
     let s = encode_topk(&x, &coder.w_enc, &coder.b_enc, 3, None).unwrap();
     let g = random(&mut rng, &[n, d], 1.0);
-    let grad = SparseGrad { x, b_dec: g.sum(0).unwrap(), terms: vec![Term::codes(Columns::new(&s, m, None).unwrap(), g)], centred: false };
+    let grad = SparseGrad {
+        x,
+        b_dec: g.sum(0).unwrap(),
+        terms: vec![Term::codes(Columns::new(&s, m, None).unwrap(), g)],
+        centred: false,
+        pull: None,
+    };
     let measured = measure(&coder, &grad, true).unwrap();
     let moments = Moments::zeros(&coder).unwrap();
     let before = coder.b_dec.to_vec1::<f32>().unwrap();

@@ -19,7 +19,7 @@ use super::body::BatchSelection;
 use super::parts::{calibrate, check_k, unscaled};
 use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{decode_codes, Columns};
 
 /// The `[sae]` table for `arch = "batch-topk"`.
@@ -30,6 +30,8 @@ pub struct BatchTopKConfig {
     pub d_sae: usize,
     /// Active latents per row, on average.
     pub k: usize,
+    /// The same where it is no whole number: above `k - 1`, at most `k`; 0 stands for `k`.
+    pub mean_k: f64,
     /// Decay of the running mean of the smallest kept value.
     pub threshold_decay: f64,
     /// The auxiliary loss that revives dead latents.
@@ -38,14 +40,26 @@ pub struct BatchTopKConfig {
 
 impl Default for BatchTopKConfig {
     fn default() -> Self {
-        Self { d_sae: 0, k: 32, threshold_decay: 0.999, aux_k: AuxKConfig::default() }
+        Self { d_sae: 0, k: 32, mean_k: 0.0, threshold_decay: 0.999, aux_k: AuxKConfig::default() }
     }
 }
 
 impl BatchTopKConfig {
     pub(super) fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
         let d_sae = check_k(self.d_sae, self.k, d_in, &self.aux_k)?;
+        if self.mean().ceil() != self.k as f64 {
+            let problem = format!("{} does not round up to sae.k = {}", self.mean_k, self.k);
+            return Err(Error::config("sae.mean_k", problem, "leave it out, or set sae.k to the next whole number above it"));
+        }
         Ok(Self { d_sae, aux_k: self.aux_k.resolve(d_in, n_tokens), ..self.clone() })
+    }
+
+    fn mean(&self) -> f64 {
+        if self.mean_k == 0.0 {
+            self.k as f64
+        } else {
+            self.mean_k
+        }
     }
 }
 
@@ -80,7 +94,7 @@ impl Learner for BatchTopK {
     fn step(&mut self, x: &Tensor) -> Result<Step> {
         let (config, coder) = (&self.config, &self.body.coder);
         let xc = self.body.centred(x)?;
-        let codes = self.selection.encode(&xc, coder, config.k, config.threshold_decay)?;
+        let codes = self.selection.encode(&xc, coder, config.mean(), config.threshold_decay)?;
         let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
         Ok(self.body.plain(x, xc, Columns::of_codes(&codes), &xhat, Some(&config.aux_k))?.step(Vec::new()))
     }
@@ -98,12 +112,15 @@ impl Learner for BatchTopK {
     }
 
     fn finish(&self, scale: f64, rows: &Tensor) -> Result<Dictionary> {
-        let threshold = calibrate(&self.body.coder, rows, self.config.k)?;
-        let notes = json!({
+        let threshold = calibrate(&self.body.coder, rows, self.config.mean())?;
+        let mut notes = json!({
             "k": self.config.k,
             "calibration_rows": rows.dim(0)?,
             "running_threshold": self.selection.threshold.map(|t| t / scale),
         });
+        if self.config.mean_k > 0.0 {
+            notes["mean_k"] = json!(self.config.mean_k);
+        }
         let provenance = Provenance { made_by: "batch-topk".into(), notes, ..Default::default() };
         let activation = Activation::Threshold { threshold: (f64::from(threshold) / scale) as f32 };
         Dictionary::new(unscaled(&self.body.coder, scale)?, activation, true, provenance)

@@ -65,7 +65,7 @@ impl Body {
         let n_active = columns.rows.len() as u64;
         let grad = (error * (2.0 * per_element))?;
         let b_dec = grad.sum(0)?;
-        let grad = SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true };
+        let grad = SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true, pull: None };
         let mut plain = Plain { loss: sq_error * per_element, sq_error, n_active, aux_loss: None, grad };
         plain.add_aux(aux);
         Ok(plain)
@@ -148,13 +148,13 @@ pub(super) struct BatchSelection {
 }
 
 impl BatchSelection {
-    /// The n k largest positive pre-activations of `xc` `[n, d_in]`.
+    /// The n k largest positive pre-activations of `xc` `[n, d_in]`; n k is rounded, k need not be whole.
     ///
     /// # Errors
     /// As [`encode_batch_topk`].
-    pub fn encode(&mut self, xc: &Tensor, coder: &Coder, k: usize, decay: f64) -> Result<Codes> {
+    pub fn encode(&mut self, xc: &Tensor, coder: &Coder, k: f64, decay: f64) -> Result<Codes> {
         let guess = self.last.map(|last| 0.9 * last);
-        let (codes, smallest) = encode_batch_topk(xc, &coder.w_enc, &coder.b_enc, xc.dim(0)? * k, guess)?;
+        let (codes, smallest) = encode_batch_topk(xc, &coder.w_enc, &coder.b_enc, (xc.dim(0)? as f64 * k).round() as usize, guess)?;
         self.last = smallest.is_finite().then_some(smallest);
         if let Some(smallest) = self.last.map(f64::from) {
             self.threshold = Some(self.threshold.map_or(smallest, |mean| decay * mean + (1.0 - decay) * smallest));

@@ -105,7 +105,7 @@ impl JumpRelu {
 fn start_of_thresholds(config: &JumpReluConfig, coder: &Coder, rows: &Tensor) -> Result<Tensor> {
     let start = match config.initial_threshold {
         given if given > 0.0 => given,
-        _ if config.target_l0 >= 1.0 => f64::from(calibrate(coder, rows, config.target_l0 as usize)?).max(1e-3),
+        _ if config.target_l0 >= 1.0 => f64::from(calibrate(coder, rows, config.target_l0)?).max(1e-3),
         _ => 0.1,
     };
     Ok(Tensor::full(start.ln() as f32, config.d_sae, rows.device())?)

@@ -151,7 +151,7 @@ impl Matryoshka {
         let (config, coder) = (&self.config, &self.body.coder);
         match config.inside {
             Inside::Topk => encode_topk(xc, &coder.w_enc, &coder.b_enc, config.k, None)?.to_codes(config.d_sae),
-            Inside::BatchTopk => self.selection.encode(xc, coder, config.k, config.threshold_decay),
+            Inside::BatchTopk => self.selection.encode(xc, coder, config.k as f64, config.threshold_decay),
         }
     }
 }
@@ -225,7 +225,7 @@ impl Learner for Matryoshka {
             loss += sum_sq(&empty)? * factor;
             b_dec = (b_dec + (empty.sum(0)? * (2.0 * factor))?)?;
         }
-        let grad = SparseGrad { x: xc, terms, b_dec, centred: true };
+        let grad = SparseGrad { x: xc, terms, b_dec, centred: true, pull: None };
         let mut plain = Plain { loss, sq_error, n_active, aux_loss: None, grad };
         plain.add_aux(aux);
         Ok(plain.step(parts))
@@ -248,7 +248,7 @@ impl Learner for Matryoshka {
         let activation = match self.config.inside {
             Inside::Topk => Activation::TopK { k: self.config.k },
             Inside::BatchTopk => {
-                Activation::Threshold { threshold: (f64::from(calibrate(&self.body.coder, rows, self.config.k)?) / scale) as f32 }
+                Activation::Threshold { threshold: (f64::from(calibrate(&self.body.coder, rows, self.config.k as f64)?) / scale) as f32 }
             }
         };
         let notes = json!({

@@ -12,6 +12,7 @@ mod jump_relu;
 mod matryoshka;
 mod mp;
 mod msae;
+mod pam;
 mod parts;
 mod relu;
 mod start;
@@ -21,8 +22,9 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::codes::Codes;
 use crate::dictionary::Dictionary;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{Coder, Gradient};
 
 pub use aux_k::{AuxKConfig, Silence};
@@ -34,6 +36,7 @@ pub use jump_relu::{JumpRelu, JumpReluConfig};
 pub use matryoshka::{Inside, Matryoshka, MatryoshkaConfig};
 pub use mp::{Mp, MpConfig};
 pub use msae::{Msae, MsaeConfig, Weighting};
+pub use pam::PamEncoder;
 pub use parts::{Part, Per};
 pub use relu::{Relu, ReluConfig};
 pub use start::Start;
@@ -245,7 +248,28 @@ pub trait Learner: Send {
         Ok(Vec::new())
     }
 
-    /// What a checkpoint must hold besides parameters and silence.
+    /// Codes of rows `[n, d_in]`, for whoever solves for the decoder. Only learners that leave their decoder alone have them.
+    ///
+    /// # Errors
+    /// A learner that trains its decoder itself.
+    fn codes(&self, _x: &Tensor) -> Result<Codes> {
+        Err(Error::request("this learner trains its decoder by gradients", "leave train.pam out"))
+    }
+
+    /// The decoder was solved for: what is pulled to this point is pulled to it from now on.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    fn solved(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Tensors that a checkpoint must hold besides parameters, by name, f32; restored in place.
+    fn anchors(&self) -> Vec<(&'static str, &Tensor)> {
+        Vec::new()
+    }
+
+    /// What a checkpoint must hold besides tensors and silence.
     fn state(&self) -> Value {
         Value::Null
     }

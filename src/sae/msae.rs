@@ -155,7 +155,7 @@ impl Learner for Msae {
         }
         let b_dec = suffix.map_or_else(|| self.body.coder.b_dec.zeros_like(), |s| s.sum(0))?;
         let n_active = whole.rows.len() as u64;
-        let grad = SparseGrad { x: xc, terms, b_dec, centred: true };
+        let grad = SparseGrad { x: xc, terms, b_dec, centred: true, pull: None };
         let mut plain = Plain { loss, sq_error, n_active, aux_loss: None, grad };
         plain.add_aux(aux);
         Ok(plain.step(parts))

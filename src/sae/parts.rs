@@ -62,13 +62,15 @@ const CHUNK: usize = 4096;
 ///
 /// # Errors
 /// A tensor operation that fails.
-pub fn calibrate(coder: &Coder, rows: &Tensor, k: usize) -> Result<f32> {
+pub fn calibrate(coder: &Coder, rows: &Tensor, k: f64) -> Result<f32> {
     let (m, _) = rows.dims2()?;
     let d_sae = coder.b_enc.dims1()?;
-    let wanted = m * k + 1;
+    let total = |rows: usize| (rows as f64 * k).round() as usize;
+    let wanted = total(m) + 1;
     let xc = rows.broadcast_sub(&coder.b_dec)?;
     // What the first rows say bounds the candidates; when it was too high it is lowered.
-    let first = crate::kernels::encode_batch_topk(&xc.narrow(0, 0, m.min(CHUNK))?, &coder.w_enc, &coder.b_enc, m.min(CHUNK) * k, None)?.1;
+    let first =
+        crate::kernels::encode_batch_topk(&xc.narrow(0, 0, m.min(CHUNK))?, &coder.w_enc, &coder.b_enc, total(m.min(CHUNK)), None)?.1;
     let mut floor = if first.is_finite() { 0.8 * first } else { 0.0 };
     loop {
         let threshold = Tensor::full(floor, d_sae, rows.device())?;

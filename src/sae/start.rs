@@ -21,6 +21,8 @@ pub struct Start {
     pub pursuit: bool,
     /// Above them codes are active, `[d_sae]`, where the dictionary has thresholds (one for all, or one each).
     pub thresholds: Option<Tensor>,
+    /// Latents are ranked by `code * ranked`, `[d_sae]`, where the dictionary has such a rule.
+    pub ranked: Option<Tensor>,
     /// Gain and bias of magnitudes, `[d_sae]` each, where it has them.
     pub magnitude: Option<(Tensor, Tensor)>,
 }
@@ -55,11 +57,12 @@ impl Start {
             Activation::Threshold { threshold } => Some(moved(&Tensor::full(*threshold, dictionary.d_sae(), c.b_enc.device())?)?),
             _ => dictionary.thresholds.as_ref().map(moved).transpose()?,
         };
+        let ranked = dictionary.selection_scale.as_ref().map(|s| s / norms.maximum(f64::from(f32::MIN_POSITIVE))?).transpose()?;
         let magnitude = match &dictionary.magnitude {
             Some((gain, bias)) => Some((gain.copy()?, moved(bias)?)),
             None => None,
         };
-        Ok(Self { coder, pursuit: dictionary.activation.is_pursuit(), thresholds, magnitude })
+        Ok(Self { coder, pursuit: dictionary.activation.is_pursuit(), thresholds, ranked, magnitude })
     }
 
     /// Number of latents.

@@ -408,6 +408,7 @@ fn impossible_settings_are_refused_with_the_remedy() {
         (SaeConfig::Msae(MsaeConfig { d_sae: 64, levels: vec![4, 4], ..Default::default() }), "increasing order"),
         (SaeConfig::Msae(MsaeConfig { d_sae: 64, levels: vec![4, 100], ..Default::default() }), "between 1 and 64"),
         (SaeConfig::BatchTopK(BatchTopKConfig { d_sae: 64, k: 65, ..Default::default() }), "between 1 and 64"),
+        (SaeConfig::BatchTopK(BatchTopKConfig { d_sae: 64, k: 2, mean_k: 2.5, ..Default::default() }), "next whole number"),
         (SaeConfig::Relu(ReluConfig { d_sae: 64, l1: -1.0, ..Default::default() }), "0 turns the penalty off"),
         (SaeConfig::Gated(GatedConfig { d_sae: 64, l1: f64::NAN, ..Default::default() }), "0 turns the penalty off"),
     ];

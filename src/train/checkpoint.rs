@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::Window;
 use super::optim::Optimizer;
+use super::pam;
 use super::source::Cursor;
 use crate::artefact;
 use crate::error::{Error, Result};
@@ -48,6 +49,9 @@ pub struct MemberState {
     /// What the learner keeps besides tensors.
     #[serde(default)]
     pub learner: serde_json::Value,
+    /// What solves for its decoder, if something does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solver: Option<pam::State>,
 }
 
 impl State {
@@ -68,6 +72,7 @@ fn tensors<'a>(learner: &'a dyn Learner, optimizer: &'a Optimizer) -> Vec<(Strin
         let parts = [("w_enc", &c.w_enc), ("b_enc", &c.b_enc), ("w_dec", &c.w_dec), ("b_dec", &c.b_dec)];
         all.extend(parts.map(|(part, tensor)| (format!("{group}.{part}"), tensor)));
     }
+    all.extend(learner.anchors().into_iter().map(|(part, tensor)| (format!("anchor.{part}"), tensor)));
     for ((name, parameter), [first, second]) in learner.extras().into_iter().zip(&optimizer.extras) {
         all.extend([("param", parameter), ("first", first), ("second", second)].map(|(group, t)| (format!("{group}.{name}"), t)));
     }

@@ -92,6 +92,13 @@ impl Window {
         }
     }
 
+    /// Adds figures that belong to no step.
+    pub fn put(&mut self, parts: &[crate::sae::Part]) {
+        for part in parts {
+            self.parts.insert(part.name.clone(), (part.value, part.per));
+        }
+    }
+
     /// FVU so far.
     pub fn fvu(&self) -> f64 {
         self.sq_error / self.spread

@@ -7,6 +7,7 @@ mod checkpoint;
 mod log;
 mod normalize;
 mod optim;
+mod pam;
 mod permuted;
 mod run;
 mod schedule;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 pub use log::{read as read_log, LogRecord, LOG_COLUMNS};
 pub use normalize::scale_for;
 pub use optim::Optimizer;
+pub use pam::PamConfig;
 pub use permuted::Permuted;
 pub use run::{train, Beginning, Look, Member, Mode, TrainReport, TrainedMember};
 pub use schedule::Schedule;
@@ -65,6 +67,9 @@ pub struct TrainConfig {
     /// Bytes of rows held for shuffling: all rows that fit are shuffled perfectly, more are shuffled window by window. Shards take
     /// them twice, for a window is read ahead. From a host this is the mixing buffer.
     pub shuffle_bytes: u64,
+    /// Solve for the decoder instead of training it (PAM-SGD, for `topk` and `relu`): the `[train.pam]` table, absent by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pam: Option<PamConfig>,
 }
 
 impl Default for TrainConfig {
@@ -88,6 +93,7 @@ impl Default for TrainConfig {
             log_every_steps: 0,
             checkpoint_seconds: 60.0,
             shuffle_bytes: 512 << 20,
+            pam: None,
         }
     }
 }
@@ -136,6 +142,9 @@ impl TrainConfig {
         positive("clip_norm", c.clip_norm >= 0.0, c.clip_norm.to_string(), "use a positive norm, or 0 to turn clipping off")?;
         positive("init_rows", c.init_rows > 0, c.init_rows.to_string(), "use at least 1 row, 32768 is the default")?;
         positive("checkpoint_seconds", c.checkpoint_seconds >= 0.0, c.checkpoint_seconds.to_string(), "use seconds of wall clock")?;
+        if let Some(pam) = &c.pam {
+            pam.check()?;
+        }
         if c.lr == 0.0 {
             c.lr = 2e-4 / (d_sae as f64 / 16384.0).sqrt();
         }

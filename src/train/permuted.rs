@@ -53,6 +53,10 @@ impl RowSource for Permuted<'_> {
         self.inner.epoch()
     }
 
+    fn rows_per_epoch(&self) -> Option<u64> {
+        self.inner.rows_per_epoch()
+    }
+
     fn mean_sq_norm(&mut self) -> Result<f64> {
         self.inner.mean_sq_norm()
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::checkpoint::{self, Loaded, MemberState, State};
 use super::log::{self, LogFile, LogRecord, Window};
 use super::source::{normalised, Cursor, Forward, SourceReport};
-use super::{scale_for, Optimizer, Permuted, RowSource, Schedule, TrainConfig};
+use super::{pam, scale_for, Optimizer, Permuted, RowSource, Schedule, TrainConfig};
 use crate::artefact;
 pub use crate::artefact::Mode;
 use crate::dictionary::{Dictionary, Provenance};
@@ -134,6 +134,7 @@ struct Running {
     member: Member,
     learner: Box<dyn Learner>,
     optimizer: Optimizer,
+    solver: Option<pam::Solver>,
     schedule: Schedule,
     log: LogFile,
     window: Window,
@@ -147,6 +148,7 @@ struct Running {
 /// Impossible sweeps, damaged data, divergence (named by step; nothing of the bad step is applied), interruption.
 pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode: Mode, progress: &dyn Progress) -> Result<TrainReport> {
     let shared = shared_settings(&members)?;
+    pam::check(&members, source)?;
     prepare(&members, root, mode)?;
     if mode == Mode::Resume && members.iter().all(|m| m.dir.join("dictionary.json").is_file()) && !checkpoint::exists(root) {
         return complete_report(&members, &shared);
@@ -172,16 +174,20 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
     source.seek(&start)?;
     let scale = scale_for(source.mean_sq_norm()?, d_in)?;
     // A checkpoint overwrites all that rows decide: then one row is enough, and it is at hand, whatever the window.
-    let n_rows = if resumed.is_some() { 1 } else { shared.init_rows.min(shared.n_tokens as usize).max(1) };
-    let rows = initial_rows(source, n_rows, d_in, scale)?;
+    let n_initial = if resumed.is_some() { 1 } else { shared.init_rows.min(shared.n_tokens as usize).max(1) };
+    let rows = initial_rows(source, n_initial, d_in, scale)?;
     source.seek(&start)?;
     for member in &members {
         // It says that the rest is whole, which from here on it is not.
         remove(&member.dir.join("dictionary.json"))?;
     }
+    let n_rows = source.rows_per_epoch().unwrap_or(shared.n_tokens);
     let mut running = Vec::with_capacity(members.len());
     for (i, member) in members.into_iter().enumerate() {
-        let mut learner = sae::build(&member.sae, &rows, member.train.seed)?;
+        let (mut learner, mut solver): (Box<dyn Learner>, _) = match &member.train.pam {
+            None => (sae::build(&member.sae, &rows, member.train.seed)?, None),
+            Some(c) => (Box::new(pam::encoder(&member, c, n_rows, &rows)?), Some(pam::Solver::new(c.clone(), n_rows))),
+        };
         if let Some(dictionary) = &member.beginning.from {
             learner.adopt(&Start::new(dictionary, scale)?, &rows)?;
         }
@@ -195,11 +201,14 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
             })?;
             loaded.restore(&member.name, learner.as_mut(), &mut optimizer)?;
             learner.restore(&state.learner);
+            if let (Some(solver), Some(state)) = (&mut solver, &state.solver) {
+                solver.state = state.clone();
+            }
             (window, log_len) = (state.window.clone(), state.log_len);
         }
         artefact::write(&member.dir, "config.toml", member.config_toml.as_bytes())?;
         let log = LogFile::open(&member.dir, log_len)?;
-        running.push(Running { schedule: Schedule::new(&member.train), member, learner, optimizer, log, window, at_start });
+        running.push(Running { schedule: Schedule::new(&member.train), member, learner, optimizer, solver, log, window, at_start });
     }
     // The rows that learners started from are also those that they calibrate thresholds on; nobody else needs them any more.
     let rows = if running.iter().any(|r| r.learner.calibrates()) { rows } else { rows.narrow(0, 0, 1)?.copy()? };
@@ -210,8 +219,10 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
     progress.begin("train", Some(n_steps * batch), "tokens");
     progress.advance(first_step * batch);
     let mut last_save = Instant::now();
+    let mut epoch = source.epoch();
     for step in first_step + 1..=n_steps {
         let before = source.cursor();
+        solve(&mut running, source, scale, root, step - 1, &before, progress, |s| s.due(step, batch))?;
         let rows = match source.next_rows(shared.batch) {
             Err(Error::Interrupted { .. }) => {
                 save(root, step - 1, before, &running)?;
@@ -219,9 +230,16 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
             }
             rows => rows?,
         };
+        let docs = rows.doc_id.clone();
         let (x, spread) = normalised(rows, d_in, scale)?;
+        epoch = source.epoch();
         for r in &mut running {
-            learn(r, &x, spread, step, step * batch, source.epoch())?;
+            learn(r, &x, spread, &docs, step)?;
+            // Counted from the end, so that the last line is a full window's mean: it is the one that people read. That one waits for the
+            // last decoders.
+            if step < n_steps && (n_steps - step).is_multiple_of(r.member.train.log_every_steps) {
+                log_line(r, step, epoch)?;
+            }
         }
         progress.advance(batch);
         if step % 16 == 0 {
@@ -235,6 +253,11 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
         if stop && step < n_steps {
             return Err(Error::Interrupted { doing: "training" });
         }
+    }
+    let end = source.cursor();
+    solve(&mut running, source, scale, root, n_steps, &end, progress, |_| true)?;
+    for r in &mut running {
+        log_line(r, n_steps, epoch)?;
     }
     progress.end();
     let seconds = started.elapsed().as_secs_f64();
@@ -256,10 +279,48 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
     })
 }
 
-/// One member's step: loss, then the update, then the log.
-fn learn(r: &mut Running, x: &Tensor, spread: f64, step: u64, tokens: u64, epoch: u64) -> Result<()> {
+/// Solves for the decoders that are due. The source is back at `here` afterwards; where the work is interrupted, nothing is solved for yet
+/// and the checkpoint says so.
+#[allow(clippy::too_many_arguments)]
+fn solve(
+    running: &mut [Running],
+    source: &mut dyn RowSource,
+    scale: f64,
+    root: &Path,
+    steps_done: u64,
+    here: &Cursor,
+    progress: &dyn Progress,
+    due: impl Fn(&pam::Solver) -> bool,
+) -> Result<()> {
+    let mut windows = Vec::new();
+    let mut members = Vec::new();
+    for r in running.iter_mut() {
+        if let Some(solver) = r.solver.as_mut().filter(|s| due(s)) {
+            members.push(pam::Solved { solver, learner: r.learner.as_mut() });
+            windows.push(&mut r.window);
+        }
+    }
+    if members.is_empty() {
+        return Ok(());
+    }
+    match pam::pass(source, scale, &mut members, progress) {
+        Err(Error::Interrupted { doing }) => {
+            save(root, steps_done, here.clone(), running)?;
+            return Err(Error::Interrupted { doing });
+        }
+        parts => windows.into_iter().zip(parts?).for_each(|(window, parts)| window.put(&parts)),
+    }
+    source.seek(here)
+}
+
+/// One member's step: loss, then the update.
+fn learn(r: &mut Running, x: &Tensor, spread: f64, docs: &[u64], step: u64) -> Result<()> {
     let lr = r.schedule.lr(step);
-    let mut made = r.learner.step(x)?;
+    let (x, spread) = match &r.solver {
+        Some(solver) => solver.taught(x, docs, spread)?,
+        None => (x.clone(), spread),
+    };
+    let mut made = r.learner.step(&x)?;
     if let (true, Gradient::Sparse(grad)) = (r.member.train.freeze_decoder, &mut made.grad) {
         grad.terms.iter_mut().for_each(|term| term.role.decoder = false);
     }
@@ -271,12 +332,14 @@ fn learn(r: &mut Running, x: &Tensor, spread: f64, step: u64, tokens: u64, epoch
         return Err(Error::Diverged { step, loss: norm, lr });
     }
     r.window.add(x.dim(0)? as u64, &made, spread, norm);
-    // Counted from the end, so that the last line is a full window's mean: it is the one that people read.
-    if (r.member.train.n_steps() - step).is_multiple_of(r.member.train.log_every_steps) {
-        let record = r.window.take(step, tokens, epoch, lr, r.learner.silence());
-        r.log.write(&record)?;
-    }
     Ok(())
+}
+
+/// Closes a member's log window.
+fn log_line(r: &mut Running, step: u64, epoch: u64) -> Result<()> {
+    let tokens = step * r.member.train.batch as u64;
+    let record = r.window.take(step, tokens, epoch, r.schedule.lr(step), r.learner.silence());
+    r.log.write(&record)
 }
 
 fn save(root: &Path, step: u64, cursor: Cursor, running: &[Running]) -> Result<()> {
@@ -284,7 +347,13 @@ fn save(root: &Path, step: u64, cursor: Cursor, running: &[Running]) -> Result<(
         .iter()
         .map(|r| {
             r.log.sync()?;
-            Ok(MemberState { name: r.member.name.clone(), log_len: r.log.len, window: r.window.clone(), learner: r.learner.state() })
+            Ok(MemberState {
+                name: r.member.name.clone(),
+                log_len: r.log.len,
+                window: r.window.clone(),
+                learner: r.learner.state(),
+                solver: r.solver.as_ref().map(|s| s.state.clone()),
+            })
         })
         .collect::<Result<_>>()?;
     let state = State::new(step, cursor, members);
@@ -313,6 +382,9 @@ fn finish(r: &Running, scale: f64, rows: &Tensor, steps: u64, seconds: f64, told
     });
     if let Some(at_start) = &r.at_start {
         notes["at_start"] = at_start.clone();
+    }
+    if let Some(solver) = &r.solver {
+        notes["pam"] = solver.notes.clone();
     }
     if let (Some(notes), Some(own)) = (notes.as_object_mut(), dictionary.provenance.notes.as_object()) {
         notes.extend(own.clone());
@@ -375,6 +447,13 @@ fn shared_settings(members: &[Member]) -> Result<TrainConfig> {
             "train.freeze_decoder",
             format!("`{}` pursues with its decoder's atoms: frozen, nothing would learn", m.name),
             "leave it out, or freeze the decoder of a variant with an encoder, such as topk",
+        ));
+    }
+    if let Some(m) = members.iter().find(|m| m.train.freeze_decoder && m.train.pam.is_some()) {
+        return Err(Error::config(
+            "train.freeze_decoder",
+            format!("PAM-SGD solves for the decoder of `{}`, which is to stay as it started", m.name),
+            "leave one of the two out",
         ));
     }
     let mut names: Vec<&str> = members.iter().map(|m| m.name.as_str()).collect();

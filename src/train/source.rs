@@ -66,6 +66,11 @@ pub trait RowSource {
     fn seek(&mut self, cursor: &Cursor) -> Result<()>;
     /// Passes over the data that are complete.
     fn epoch(&self) -> u64;
+    /// Rows of one epoch, where each can be read again: the first so many from the default [`Cursor`] are all of them, once. `None` for a
+    /// stream.
+    fn rows_per_epoch(&self) -> Option<u64> {
+        None
+    }
     /// Mean squared norm of the training rows, or of enough of them to normalise by: the same for a whole run, whatever the cursor.
     ///
     /// # Errors
@@ -105,6 +110,10 @@ impl RowSource for Shuffled {
 
     fn epoch(&self) -> u64 {
         Shuffled::epoch(self)
+    }
+
+    fn rows_per_epoch(&self) -> Option<u64> {
+        Some(Shuffled::rows_per_epoch(self))
     }
 
     fn mean_sq_norm(&mut self) -> Result<f64> {

@@ -24,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("encode", &["dictionary", "shard", "dist"]),
     ("score", &["dictionary", "encode", "shard", "host", "corpus", "kernels"]),
     ("plot", &["score", "encode", "dictionary", "train"]),
+    ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
     ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score"]),
     ("codes", &[]),
 ];

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop where it stands
 
 mod bad_input;
+mod claims;
 mod cli;
 mod corpus;
 mod fable;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::storage::{with_slice, with_slices, with_slices_mut};
 use super::vector::{axpy, dot, sq_norm};
 use crate::error::Result;
-use crate::kernels::{Coder, Columns, Measured, Role, SparseGrad};
+use crate::kernels::{Coder, Columns, Measured, Pull, Role, SparseGrad};
 
 /// Adam's settings at one step (Kingma & Ba, arXiv 1412.6980; no weight decay).
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,38 @@ struct View<'a> {
     role: &'a Role,
 }
 
+/// A latent's encoder, and where it is pulled to.
+struct Pulled<'a> {
+    w_enc: (&'a [f32], &'a [f32]),
+    b_enc: (f32, f32),
+    pull: &'a Pull,
+}
+
+/// Where a pull goes, as slices; empty without one.
+struct Target<'a> {
+    pull: Option<&'a Pull>,
+    w_enc: &'a [f32],
+    b_enc: &'a [f32],
+}
+
+impl Target<'_> {
+    fn of<'a>(&'a self, j: usize, w_enc: &'a [f32], b_enc: f32) -> Option<Pulled<'a>> {
+        let d = w_enc.len();
+        let pull = self.pull?;
+        Some(Pulled { w_enc: (w_enc, &self.w_enc[j * d..(j + 1) * d]), b_enc: (b_enc, self.b_enc[j]), pull })
+    }
+}
+
 impl LatentGrad {
+    /// Adds a pull's gradient.
+    fn pull(&mut self, p: &Pulled<'_>) {
+        let twice = 2.0 * p.pull.weight;
+        for ((g, w), to) in self.w_enc.iter_mut().zip(p.w_enc.0).zip(p.w_enc.1) {
+            *g += twice * (w - to);
+        }
+        self.b_enc += 2.0 * p.pull.bias_weight * (p.b_enc.0 - p.b_enc.1);
+    }
+
     /// Accumulates latent `j`'s gradient over all terms; false when nothing fired.
     fn accumulate(&mut self, j: usize, terms: &[View<'_>], x: &[f32], w_dec: &[f32], d_in: usize, unit_norm: bool) -> bool {
         let d_out = w_dec.len();
@@ -133,13 +164,15 @@ impl LatentGrad {
 }
 
 /// Calls `f` with the slices of a gradient's terms.
-fn with_terms<R>(grad: &SparseGrad, f: impl FnOnce(&[View<'_>], &[f32]) -> R) -> Result<R> {
-    let tensors: Vec<&Tensor> = grad.terms.iter().map(|t| &t.grad).chain([&grad.x]).collect();
+fn with_terms<R>(grad: &SparseGrad, f: impl FnOnce(&[View<'_>], &[f32], &Target<'_>) -> R) -> Result<R> {
+    let pulled = grad.pull.iter().flat_map(|p| [&p.w_enc, &p.b_enc]);
+    let tensors: Vec<&Tensor> = grad.terms.iter().map(|t| &t.grad).chain([&grad.x]).chain(pulled).collect();
     with_slices(&tensors, |slices| {
-        let (x, grads) = slices.split_last().expect("x is always there");
+        let (grads, rest) = slices.split_at(grad.terms.len());
         let terms: Vec<View<'_>> =
             grad.terms.iter().zip(grads).map(|(t, g)| View { columns: &t.columns, grad: g, role: &t.role }).collect();
-        f(&terms, x)
+        let at = |i: usize| rest.get(i).copied().unwrap_or_default();
+        f(&terms, at(0), &Target { pull: grad.pull.as_ref(), w_enc: at(1), b_enc: at(2) })
     })
 }
 
@@ -147,8 +180,8 @@ fn with_terms<R>(grad: &SparseGrad, f: impl FnOnce(&[View<'_>], &[f32]) -> R) ->
 pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Measured> {
     let (_, d_in) = coder.w_enc.dims2()?;
     let (_, d_out) = coder.w_dec.dims2()?;
-    let b_dec: Vec<f32> = grad.b_dec.to_vec1()?;
-    let chunks: Vec<(f64, Vec<f64>, Vec<[f32; 2]>)> = with_terms(grad, |terms, x| {
+    let (b_dec, b_enc): (Vec<f32>, Vec<f32>) = (grad.b_dec.to_vec1()?, coder.b_enc.to_vec1()?);
+    let chunks: Vec<(f64, Vec<f64>, Vec<[f32; 2]>)> = with_terms(grad, |terms, x, target| {
         with_slice(&coder.w_enc, |w_enc: &[f32]| {
             with_slice(&coder.w_dec, |w_dec: &[f32]| {
                 (w_enc.par_chunks(CHUNK * d_in), w_dec.par_chunks(CHUNK * d_out))
@@ -160,7 +193,12 @@ pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Meas
                         let mut sums = Vec::new();
                         BUFFER.with_borrow_mut(|buffer| {
                             for (i, (w_enc, w_dec)) in w_enc.chunks_exact(d_in).zip(w_dec.chunks_exact(d_out)).enumerate() {
-                                let any = buffer.accumulate(c * CHUNK + i, terms, x, w_dec, d_in, unit_norm);
+                                let j = c * CHUNK + i;
+                                let mut any = buffer.accumulate(j, terms, x, w_dec, d_in, unit_norm);
+                                if let Some(pulled) = target.of(j, w_enc, b_enc[j]) {
+                                    buffer.pull(&pulled);
+                                    any = true;
+                                }
                                 sums.extend_from_slice(&buffer.sums);
                                 if !any {
                                     continue;
@@ -259,7 +297,7 @@ pub fn latent_update(coder: &Coder, moments: &Moments, grad: &SparseGrad, measur
         &first.b_dec,
         &second.b_dec,
     ];
-    with_terms(grad, |terms, x| {
+    with_terms(grad, |terms, x, target| {
         with_slices_mut(&tensors, &mut |slices| {
             let [we, mwe, vwe, wd, mwd, vwd, be, mbe, vbe, bd, mbd, vbd] = slices else { unreachable!("twelve tensors went in") };
             rule.apply(bd, mbd, vbd, b_dec_grad.iter().copied());
@@ -281,6 +319,9 @@ pub fn latent_update(coder: &Coder, moments: &Moments, grad: &SparseGrad, measur
                     BUFFER.with_borrow_mut(|buffer| {
                         // Silent latents still see their moments decay: that is what Adam does.
                         buffer.accumulate(j, terms, x, wd, d_in, unit_norm);
+                        if let Some(pulled) = target.of(j, we, be[0]) {
+                            buffer.pull(&pulled);
+                        }
                         rule.apply(we, mwe, vwe, buffer.w_enc.iter().copied());
                         rule.apply(be, mbe, vbe, std::iter::once(buffer.b_enc));
                         rule.apply(wd, mwd, vwd, buffer.w_dec.iter().copied());
@@ -302,10 +343,14 @@ pub fn dense_gradient(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Code
     let (d_sae, d_in) = coder.w_enc.dims2().unwrap();
     let w_dec: Vec<Vec<f32>> = coder.w_dec.to_vec2().unwrap();
     let (mut we, mut be, mut wd) = (Vec::new(), Vec::new(), Vec::new());
-    with_terms(grad, |terms, x| {
+    let (w_enc, b_enc): (Vec<Vec<f32>>, Vec<f32>) = (coder.w_enc.to_vec2().unwrap(), coder.b_enc.to_vec1().unwrap());
+    with_terms(grad, |terms, x, target| {
         let mut buffer = LatentGrad::default();
         for (j, row) in w_dec.iter().enumerate() {
             buffer.accumulate(j, terms, x, row, d_in, unit_norm);
+            if let Some(pulled) = target.of(j, &w_enc[j], b_enc[j]) {
+                buffer.pull(&pulled);
+            }
             we.extend_from_slice(&buffer.w_enc);
             be.push(buffer.b_enc);
             wd.extend_from_slice(&buffer.w_dec);

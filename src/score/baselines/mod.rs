@@ -17,6 +17,8 @@ mod pca;
 mod random;
 mod rows;
 
+pub(crate) use pca::eigenvectors;
+
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

@@ -45,7 +45,7 @@ fn covariance(sample: &Sample) -> Vec<f64> {
 }
 
 /// Eigenvectors of a symmetric `[d, d]` matrix as columns, by eigenvalue ascending. On one thread: faer's parallel form splits sums.
-fn eigenvectors(symmetric: &[f64], d: usize) -> Result<Mat<f64>> {
+pub(crate) fn eigenvectors(symmetric: &[f64], d: usize) -> Result<Mat<f64>> {
     let matrix = MatRef::from_row_major_slice(symmetric, d, d);
     let (mut values, mut vectors) = (faer::diag::Diag::<f64>::zeros(d), Mat::<f64>::zeros(d, d));
     let scratch = self_adjoint_evd_scratch::<f64>(d, ComputeEigenvectors::Yes, Par::Seq, Default::default());
