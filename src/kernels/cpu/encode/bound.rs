@@ -91,5 +91,5 @@ fn floor(norm: f32) -> f32 {
 
 /// NaN and infinity included.
 fn wild(v: f32) -> bool {
-    !(v.abs() < WILD)
+    v.is_nan() || v.abs() >= WILD
 }

@@ -60,19 +60,17 @@ fn sweep(rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK]) -> u64 {
     // First whether any row passes at all, without a branch: most latents matter to none.
     let mut any = false;
     let bias = latent.bias + slack;
-    for q in 0..BLOCK {
+    let passes = |q: usize, pre: f32| {
         let e = rows.slope[q] * latent.a + rows.second[q] * latent.t + rows.floor[q];
-        any |= (pre[q] + bias + e) * rank_up >= own.unwrap_or(rows.threshold[q]);
+        (pre + bias + e) * rank_up >= own.unwrap_or(rows.threshold[q])
+    };
+    for (q, &pre) in pre.iter().enumerate() {
+        any |= passes(q, pre);
     }
     if !any {
         return 0;
     }
-    let mut mask = 0;
-    for q in 0..BLOCK {
-        let e = rows.slope[q] * latent.a + rows.second[q] * latent.t + rows.floor[q];
-        mask |= u64::from((pre[q] + bias + e) * rank_up >= own.unwrap_or(rows.threshold[q])) << q;
-    }
-    mask
+    pre.iter().enumerate().fold(0, |mask, (q, &pre)| mask | u64::from(passes(q, pre)) << q)
 }
 
 #[cfg(target_arch = "x86_64")]

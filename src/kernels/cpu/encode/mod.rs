@@ -42,7 +42,7 @@ pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: O
                 (x.par_chunks(BLOCK * d), indices.par_chunks_mut(BLOCK * k), values.par_chunks_mut(BLOCK * k)).into_par_iter().for_each(
                     |(x, indices, values)| {
                         let entries = top_candidates(&encoder, x, k, ranks.as_deref());
-                        let mut keys = vec![Vec::with_capacity(2 * k); x.len() / d];
+                        let mut keys: Vec<Vec<(u64, f32)>> = (0..x.len() / d).map(|_| Vec::with_capacity(k + k / 4)).collect();
                         for e in entries {
                             let ranked = ranks.as_ref().map_or(e.value, |r| e.value * r[e.latent as usize]);
                             if ranked > 0.0 {
@@ -54,7 +54,7 @@ pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: O
                                 keys.select_nth_unstable_by(k - 1, |a, b| b.0.cmp(&a.0));
                                 keys.truncate(k);
                             }
-                            keys.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+                            keys.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.0));
                             for (slot, (key, value)) in keys.into_iter().enumerate() {
                                 indices[q * k + slot] = !(key as u32);
                                 values[q * k + slot] = value;
@@ -72,7 +72,7 @@ pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: O
 fn top_candidates(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>) -> Vec<Entry> {
     let rows = x.len() / encoder.d;
     let mut candidates: Vec<Candidates> = (0..rows).map(|_| Candidates::new(k)).collect();
-    let (terms, whole) = encoder.walk(
+    let whole = encoder.walk(
         x,
         |j| ranks.map_or(1.0, |r| r[j]),
         |_| None,
@@ -83,7 +83,6 @@ fn top_candidates(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f3
             }
         },
     );
-    drop(terms);
     let mut entries = Vec::with_capacity(rows * (k + k / 4));
     for (q, candidates) in candidates.into_iter().enumerate() {
         if !whole[q] {
@@ -105,7 +104,7 @@ pub fn encode_threshold(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, threshold: &
                 x.par_chunks(BLOCK * d)
                     .map(|x| {
                         let mut entries = Vec::new();
-                        let (_, whole) = encoder.walk(
+                        let whole = encoder.walk(
                             x,
                             |_| 1.0,
                             |j| Some(thresholds[j]),

@@ -104,7 +104,7 @@ impl<'a> Encoder<'a> {
         rank: impl Fn(usize) -> f32,
         threshold: impl Fn(usize) -> Option<f32>,
         mut keep: impl FnMut(&mut RowTerms, &LatentTerms, u32, usize, f32),
-    ) -> (RowTerms, Vec<bool>) {
+    ) -> Vec<bool> {
         let rows = x.len() / self.d;
         let mut terms = RowTerms::default();
         let mut whole = vec![false; rows];
@@ -161,6 +161,6 @@ impl<'a> Encoder<'a> {
             }
         }
         SCRATCH.set(scratch);
-        (terms, whole)
+        whole
     }
 }
