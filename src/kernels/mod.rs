@@ -2,8 +2,8 @@
 //!
 //! Semantics that every path shares:
 //!
-//! * Pre-activation of row x: `a = x W_enc^T + b_enc`, with `W_enc` `[d_sae, d_in]` (atoms are rows). A `b_dec` that the encoder
-//!   subtracts is subtracted from x before.
+//! * Pre-activation of row x: `a = x W_enc^T + b_enc`, with `W_enc` `[d_sae, d_in]` (atoms are rows), summed in float64 and rounded once to
+//!   f32: the same bits on every machine. A `b_dec` that the encoder subtracts is subtracted from x before.
 //! * Selection keys are unique: larger value first, then **lowest index**. `-0.0` counts as `+0.0`.
 //! * Only strictly positive values are selected (pursuits may be told otherwise). Fewer than k positives: the row is padded with index [`PAD`](crate::codes::PAD), value 0.
 //! * NaN is never selected (no comparison with it holds). `+inf` ranks first.
@@ -26,6 +26,7 @@ pub use cpu::columns::Columns;
 pub(crate) use cpu::latent_update::dense_gradient;
 pub use cpu::latent_update::{vector_update, Adam, Moments};
 pub use cpu::vector::{dot, sq_norm};
+pub use cpu::{screen, set_screen, Screen};
 
 /// Which latents each row selected: padded rows of width k.
 #[derive(Debug, Clone)]

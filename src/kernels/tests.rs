@@ -76,6 +76,92 @@ fn selection_over_many_panels_matches_the_oracle() {
     assert_eq!(relu.indices.len(), positive);
 }
 
+/// The definition: float64 sums, rounded once, `[n][d_sae]`.
+fn scores(x: &Tensor, w: &Tensor, b: &Tensor) -> Vec<Vec<f32>> {
+    let read = |t: &Tensor| t.to_vec2::<f32>().unwrap();
+    let (x, w, b) = (read(x), read(w), b.to_vec1::<f32>().unwrap());
+    let score = |x: &[f32], j: usize| {
+        let sum: f64 = x.iter().zip(&w[j]).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+        (sum + f64::from(b[j])) as f32
+    };
+    x.iter().map(|x| (0..w.len()).map(|j| score(x, j)).collect()).collect()
+}
+
+/// Every screen selects by the definition: the k largest, and those above a threshold.
+fn exact(x: &Tensor, w: &Tensor, b: &Tensor, k: usize) {
+    let scores = scores(x, w, b);
+    let want = oracle(&scores, k);
+    // Somewhere among the selected, so that equality occurs.
+    let t = want.1.iter().copied().filter(|v| v.is_finite() && *v > 0.0).fold(f32::MAX, f32::min);
+    let m = scores[0].len();
+    let above: Vec<Vec<u32>> = scores.iter().map(|row| (0..m as u32).filter(|&j| row[j as usize] > t).collect()).collect();
+    for screen in [Screen::Off, Screen::Bf16, Screen::Auto] {
+        set_screen(screen);
+        let got = rows(&encode_topk(x, w, b, k, None).unwrap());
+        assert!(got.0 == want.0, "{screen:?} selects others for k {k}");
+        // Sums in another order may round differently in f64, and then, very rarely, in f32.
+        let off = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits() && (a.to_bits() as i32 - b.to_bits() as i32).abs() > 1;
+        assert!(!got.1.iter().zip(&want.1).any(off), "{screen:?} has other values");
+        let codes = encode_threshold(x, w, b, &Tensor::full(t, m, &Device::Cpu).unwrap()).unwrap();
+        for (r, want) in above.iter().enumerate() {
+            let mut got = codes.row(r).0.to_vec();
+            got.sort_unstable();
+            assert!(got == *want, "{screen:?}, row {r}: other latents above {t}");
+        }
+    }
+    set_screen(Screen::Auto);
+}
+
+#[test]
+fn every_screen_selects_what_float64_selects() {
+    let mut rng = Rng::stream(5, "test", 0);
+    for (case, (n, d, m, k)) in
+        [(70, 33, 2100, 9), (3, 1, 50, 4), (65, 64, 1021, 1), (130, 130, 1500, 40), (5, 17, 30, 30)].into_iter().enumerate()
+    {
+        let (x, w, b) = (random(&mut rng, &[n, d], 1.0), random(&mut rng, &[m, d], 0.3), random(&mut rng, &[m], 0.05));
+        exact(&x, &w, &b, k);
+        // Massive coordinates, which ruin coarse screens.
+        let mut data: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
+        data.iter_mut().step_by(d.max(2) - 1).for_each(|v| *v *= 300.0);
+        exact(&Tensor::from_vec(data, (n, d), &Device::Cpu).unwrap(), &w, &b, k);
+        // Latents that differ by less than f32 sums are off, exact ties among them.
+        let mut data: Vec<f32> = w.flatten_all().unwrap().to_vec1().unwrap();
+        let first = data[..d].to_vec();
+        for row in data.chunks_exact_mut(d).step_by(2) {
+            row.copy_from_slice(&first);
+            if rng.below(3) > 0 {
+                let c = rng.below(d as u64) as usize;
+                row[c] = if rng.below(2) == 0 { row[c].next_up() } else { row[c].next_down() };
+            }
+        }
+        exact(&x, &Tensor::from_vec(data, (m, d), &Device::Cpu).unwrap(), &(&b * 0.0).unwrap(), k);
+        // Very small and very large numbers.
+        for scale in [1e-22, 1e-30, 1e17] {
+            exact(&(&x * scale).unwrap(), &(&w * if case % 2 == 0 { scale.min(1.0) } else { 1.0 }).unwrap(), &(&b * 0.0).unwrap(), k);
+        }
+    }
+}
+
+#[test]
+fn rows_beyond_the_bound_are_scored_whole() {
+    let mut rng = Rng::stream(6, "test", 0);
+    let (n, d, m, k) = (70, 8, 1100, 3);
+    let (x, w, b) = (random(&mut rng, &[n, d], 1.0), random(&mut rng, &[m, d], 0.3), random(&mut rng, &[m], 0.05));
+    let put = |t: &Tensor, at: usize, v: f32| {
+        let mut data: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
+        data[at] = v;
+        Tensor::from_vec(data, t.dims(), &Device::Cpu).unwrap()
+    };
+    for v in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3e38, -3e38] {
+        exact(&put(&x, 5 * d + 2, v), &w, &b, k);
+        exact(&x, &put(&w, 1050 * d + 2, v), &b, k);
+        exact(&x, &w, &put(&b, 1050, v), k);
+        exact(&put(&x, 5 * d + 2, v), &put(&w, 7 * d + 2, v), &b, k);
+    }
+    exact(&(&x * 0.0).unwrap(), &w, &b, k);
+    exact(&x, &(&w * 0.0).unwrap(), &b, k);
+}
+
 #[test]
 fn special_values_follow_the_rules() {
     let (inf, nan) = (f32::INFINITY, f32::NAN);
