@@ -27,7 +27,7 @@ pub const FEWER: &str = "with 130 rows and 128 latents PAM-SGD hinges on the rid
 
 const TEST_ROWS: usize = 2000;
 const TIED: &str = "SGD tied (reference trainer)";
-const AUTHORS: &str = "SGD untied, released start (reference trainer)";
+const AUTHORS: &str = "SGD untied, released start";
 const UNTIED: &str = "SGD untied";
 const EQUAL_TIME: &str = "SGD untied, equal time";
 const CHOSEN: &str = "PAM, ridge chosen";
