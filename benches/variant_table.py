@@ -3,7 +3,8 @@
     lapidary harvest --model MODEL --corpus TOKENS --hook HOOK ... --out shards
     python benches/variant_table.py --lapidary target/release/lapidary --shards shards --model MODEL --corpus TOKENS --out table
 
-For each variant the learning rate is chosen on training rows (seed 0, lowest FVU over the last log window), then three seeds are trained
+For each variant the learning rate is chosen on training rows (seed 0, lowest FVU over the last log window; for penalised variants a higher
+rate also lowers L0, so compare rates at equal L0 with --lr RATE, one at a time), then three seeds are trained
 and scored on the held-out rows. Penalised variants are trained at several weights, and read at the L0 of the others by interpolation
 (FVU linear in log L0) between the two settings around it. Seconds are those of one dictionary trained alone on all cores. Python's
 standard library is enough; what is there already is not done again.
@@ -28,8 +29,8 @@ VARIANTS = [
     ("msae-reverse", ["--arch", "msae", "--k", str(K), "--set", "sae.weighting=reverse"], None),
     ("mp", ["--arch", "mp", "--k", str(K)], None),
     ("jump-relu", ["--arch", "jump-relu"], ("--target-l0", [14, 18])),
-    ("gated", ["--arch", "gated"], ("--l1", [1.6, 2.2])),
-    ("relu", ["--arch", "relu"], ("--l1", [0.5, 0.7, 1])),
+    ("gated", ["--arch", "gated"], ("--l1", [0.7, 1])),
+    ("relu", ["--arch", "relu"], ("--l1", [0.4, 0.5])),
 ]
 
 
