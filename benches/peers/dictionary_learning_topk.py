@@ -8,23 +8,13 @@ Rows are scaled by one scalar to mean squared norm 1, as the library's own `norm
 """
 
 import argparse
-import glob
 import json
 import time
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from dictionary_learning.trainers.top_k import TopKTrainer
-
-
-def rows(shards, split, column):
-    parts = []
-    for path in sorted(glob.glob(f"{shards}/{split}-*.parquet")):
-        col = pq.read_table(path, columns=[column]).column(0).combine_chunks()
-        width = col.type.list_size
-        parts.append(col.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width))
-    return np.concatenate(parts)
+from variants import rows
 
 
 @torch.no_grad()
