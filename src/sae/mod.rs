@@ -9,6 +9,7 @@ mod body;
 mod gated;
 mod init;
 mod jump_relu;
+mod l1;
 mod matryoshka;
 mod mp;
 mod msae;
@@ -30,17 +31,23 @@ use crate::kernels::{Coder, Gradient};
 pub use aux_k::{AuxKConfig, Silence};
 pub use batch_topk::{BatchTopK, BatchTopKConfig};
 pub use body::Body;
-pub use gated::{Gated, GatedConfig};
+pub use gated::Gated;
 pub use init::geometric_median;
 pub use jump_relu::{JumpRelu, JumpReluConfig};
+pub use l1::L1Config;
 pub use matryoshka::{Inside, Matryoshka, MatryoshkaConfig};
 pub use mp::{Mp, MpConfig};
 pub use msae::{Msae, MsaeConfig, Weighting};
 pub use pam::PamEncoder;
 pub use parts::{Part, Per};
-pub use relu::{Relu, ReluConfig};
+pub use relu::Relu;
 pub use start::Start;
 pub use topk::{TopK, TopKConfig};
+
+/// Settings of [`Gated`].
+pub type GatedConfig = L1Config;
+/// Settings of [`Relu`].
+pub type ReluConfig = L1Config;
 
 /// Which learner, with its settings: the `[sae]` table, tagged by `arch`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,52 +10,17 @@
 //! norms moved into the encoder, which for ReLU is the same function. The penalty grows over the first tokens.
 
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::body::Warmup;
-use super::parts::{check_k, check_weight, unit_rows, unscaled, Part, Per};
-use super::{AuxKConfig, Body, Learner, Step};
+use super::parts::{unit_rows, unscaled, Part, Per};
+use super::{Body, Learner, ReluConfig, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
 use crate::kernels::{decode_codes, encode_threshold, Columns, Role};
 
 /// Latents that the tied start's gain is fitted with.
 pub(super) const INIT_K: usize = 32;
-
-/// The `[sae]` table for `arch = "relu"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReluConfig {
-    /// Number of latents; 0 stands for 16 times the input's width.
-    pub d_sae: usize,
-    /// Weight of the L1 penalty, on rows of mean squared norm `d_in`.
-    pub l1: f64,
-    /// Tokens over which the penalty grows from 0; 0 stands for 5 % of `train.n_tokens`.
-    pub warmup_tokens: u64,
-    /// A latent is dead when silent for this many tokens; 0 stands for min(10 million, 5 % of `train.n_tokens`).
-    pub dead_after_tokens: u64,
-}
-
-impl Default for ReluConfig {
-    fn default() -> Self {
-        Self { d_sae: 0, l1: 5.0, warmup_tokens: 0, dead_after_tokens: 0 }
-    }
-}
-
-impl ReluConfig {
-    pub(super) fn resolve(&self, d_in: usize, n_tokens: u64) -> Result<Self> {
-        let aux = AuxKConfig { dead_after_tokens: self.dead_after_tokens, ..AuxKConfig::default() }.resolve(d_in, n_tokens);
-        check_weight("sae.l1", self.l1, "0 turns the penalty off, 5 is the default")?;
-        let d_sae = check_k(self.d_sae, 1, d_in, &aux)?;
-        Ok(Self {
-            d_sae,
-            l1: self.l1,
-            warmup_tokens: Warmup::resolve(self.warmup_tokens, n_tokens),
-            dead_after_tokens: aux.dead_after_tokens,
-        })
-    }
-}
 
 /// A ReLU SAE in training.
 #[derive(Debug)]
