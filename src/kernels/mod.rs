@@ -20,11 +20,12 @@ use candle_core::{Device, Tensor};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
+pub use cpu::adam::{vector_update, Adam, Moments};
 pub use cpu::batch_topk::nth_largest;
 pub use cpu::columns::Columns;
 #[cfg(test)]
 pub(crate) use cpu::latent_update::dense_gradient;
-pub use cpu::latent_update::{vector_update, Adam, Moments};
+
 pub use cpu::vector::{dot, sq_norm};
 pub use cpu::{screen, set_screen, Screen};
 
@@ -70,16 +71,38 @@ pub struct Coder {
 pub struct Term {
     /// The entries, by latent.
     pub columns: Columns,
-    /// Gradient of the loss with respect to the reconstruction that these entries fed, `[n, d_out]`, f32.
+    /// Gradient of the loss with respect to the reconstruction that these entries fed, before `scale`, `[n, d_out]`, f32.
     pub grad: Tensor,
+    /// Multiplies `grad`: an error is a gradient but for a factor, and needs no copy for it.
+    pub scale: f32,
     /// What the entries teach.
     pub role: Role,
+    /// The sums that the entries lead to, where they were made already: then the entries are not looked at.
+    pub summed: Option<Summed>,
+}
+
+/// A term's gradient by latent, before the decoder rows' parallel components are removed: for few latents with many entries each.
+#[derive(Debug, Clone)]
+pub struct Summed {
+    /// The latents, ascending.
+    pub latents: Vec<u32>,
+    /// Of `W_enc`, `[latents, d_in]`.
+    pub w_enc: Vec<f32>,
+    /// Of `W_dec`, `[latents, d_out]`.
+    pub w_dec: Vec<f32>,
+    /// Of `b_enc`, `[latents]`.
+    pub bias: Vec<f32>,
 }
 
 impl Term {
     /// Codes of the ordinary kind.
     pub fn codes(columns: Columns, grad: Tensor) -> Self {
-        Self { columns, grad, role: Role::default() }
+        Self::new(columns, grad, Role::default())
+    }
+
+    /// Entries with a role.
+    pub fn new(columns: Columns, grad: Tensor, role: Role) -> Self {
+        Self { columns, grad, scale: 1.0, role, summed: None }
     }
 }
 
@@ -147,6 +170,8 @@ pub struct Measured {
     pub b_dec: Tensor,
     /// For each term whose role asks for them, in order: per latent, the sums of `dz` and of `dz z` over its entries, `[d_sae]`.
     pub sums: Vec<Vec<[f32; 2]>>,
+    /// Gradients of the values of each term's entries, for the update.
+    pub(crate) dz: Vec<Vec<f32>>,
 }
 
 macro_rules! dispatch {
@@ -263,6 +288,77 @@ pub fn sparse_decode(selection: &Selection, w_dec: &Tensor, b_dec: Option<&Tenso
 /// An index beyond the dictionary.
 pub fn decode_codes(codes: &Codes, w_dec: &Tensor, b_dec: Option<&Tensor>) -> Result<Tensor> {
     dispatch!(w_dec.device(), decode_codes(codes, w_dec, b_dec))
+}
+
+/// `factor base + sum_j v_j W_dec[j]`, `[n, d_out]`, f32, and the sum of its squares: with `x - b_dec` and -1 the error `xhat - x` of a
+/// reconstruction and its loss, in one pass.
+///
+/// # Errors
+/// An index beyond the dictionary, a base of another shape.
+pub fn sparse_decode_onto(selection: &Selection, w_dec: &Tensor, base: &Tensor, factor: f32) -> Result<(Tensor, f64)> {
+    check_base(base, selection.indices.dim(0)?, w_dec)?;
+    dispatch!(w_dec.device(), sparse_decode_onto(selection, w_dec, base, factor))
+}
+
+/// [`sparse_decode_onto`] for rows of any length.
+///
+/// # Errors
+/// As there.
+pub fn decode_codes_onto(codes: &Codes, w_dec: &Tensor, base: &Tensor, factor: f32) -> Result<(Tensor, f64)> {
+    check_base(base, codes.n_rows(), w_dec)?;
+    dispatch!(w_dec.device(), decode_codes_onto(codes, w_dec, base, factor))
+}
+
+fn check_base(base: &Tensor, n: usize, w_dec: &Tensor) -> Result<()> {
+    let ((rows, got), (_, expected)) = (base.dims2()?, w_dec.dims2()?);
+    if (rows, got) != (n, expected) {
+        let (what, help) = ("what the decoded rows are added to".into(), "give it one row per row of codes, as wide as the atoms".into());
+        return Err(if got == expected {
+            Error::Width { what, expected: n, got: rows, help }
+        } else {
+            Error::Width { what, expected, got, help }
+        });
+    }
+    Ok(())
+}
+
+/// Sums of the columns of `x` `[n, d]`, times `factor`: `[d]`, f32, summed in f64 in a fixed order.
+///
+/// # Errors
+/// Another dtype.
+pub fn column_sums(x: &Tensor, factor: f64) -> Result<Tensor> {
+    dispatch!(x.device(), column_sums(x, factor))
+}
+
+/// Summed squared distance of the rows of `x` `[n, d]` from their mean, in f64, in a fixed order.
+///
+/// # Errors
+/// Another dtype.
+pub fn spread(x: &Tensor) -> Result<f64> {
+    dispatch!(x.device(), spread(x))
+}
+
+/// The k largest positive pre-activations of each row among `latents` (ascending), by latent over the whole dictionary; `error`
+/// `[n, d_out]` plus what they decode to; and the sum of that one's squares. The set is exact; values are f32 products.
+///
+/// # Errors
+/// Mismatched widths, no latents, k of 0.
+pub fn dead_topk(x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: usize) -> Result<(Columns, Tensor, f64)> {
+    check_encoder(x, &coder.w_enc, &coder.b_enc)?;
+    check_base(error, x.dim(0)?, &coder.w_dec)?;
+    if latents.is_empty() || k == 0 {
+        return Err(Error::config("sae.aux_k.k", format!("{k} of {} latents cannot be selected", latents.len()), "choose 1 or more"));
+    }
+    dispatch!(x.device(), dead_topk(x, error, coder, latents, k))
+}
+
+/// The sums that `term` leads to, for `latents` (ascending), which must hold all of its entries; its role must be the ordinary one. Pays
+/// where these latents have many entries each.
+///
+/// # Errors
+/// Tensors of another device or dtype.
+pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Result<Summed> {
+    dispatch!(x.device(), summed(term, x, w_dec, latents))
 }
 
 /// First pass over a sparse gradient: its norm (for clipping), and the whole gradient of `b_dec`.

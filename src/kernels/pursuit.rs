@@ -113,7 +113,7 @@ impl Tape {
         let (n, steps) = path.indices.dims2()?;
         // One "row" per step of a row: the columns then tell them apart.
         let flat = Selection { indices: path.indices.reshape((n * steps, 1))?, values: path.values.reshape((n * steps, 1))? };
-        let columns = Columns::new(&flat, atoms.dim(0)?, None)?;
+        let columns = Columns::new(&flat, atoms.dim(0)?)?;
         Ok((Self { path, grad, dv, columns }, input))
     }
 

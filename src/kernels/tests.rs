@@ -221,7 +221,7 @@ fn sparse_gradient_equals_autograd() {
     let grad = SparseGrad {
         x: xc,
         b_dec: g.sum(0).unwrap(),
-        terms: vec![Term::codes(Columns::new(&s, m, None).unwrap(), g)],
+        terms: vec![Term::codes(Columns::new(&s, m).unwrap(), g)],
         centred: true,
         pull: None,
     };
@@ -263,13 +263,8 @@ fn adam_takes_the_textbook_step_and_rows_stay_unit() {
     let x = random(&mut rng, &[n, d], 1.0);
     let s = encode_topk(&x, &coder.w_enc, &coder.b_enc, 3, None).unwrap();
     let g = random(&mut rng, &[n, d], 1.0);
-    let grad = SparseGrad {
-        x,
-        b_dec: g.sum(0).unwrap(),
-        terms: vec![Term::codes(Columns::new(&s, m, None).unwrap(), g)],
-        centred: false,
-        pull: None,
-    };
+    let grad =
+        SparseGrad { x, b_dec: g.sum(0).unwrap(), terms: vec![Term::codes(Columns::new(&s, m).unwrap(), g)], centred: false, pull: None };
     let measured = measure(&coder, &grad, true).unwrap();
     let moments = Moments::zeros(&coder).unwrap();
     let before = coder.b_dec.to_vec1::<f32>().unwrap();

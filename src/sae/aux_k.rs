@@ -8,12 +8,11 @@
 //!
 //! The target includes no `b_dec`: decoding with it and adding it to the residual, as the paper's code does, cancels.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::codes::PAD;
 use crate::error::Result;
-use crate::kernels::{encode_topk, sparse_decode, Coder, Columns, Selection, Term};
+use crate::kernels::{dead_topk, spread, summed, Coder, Columns, Term};
 
 /// The `[sae.aux_k]` table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,27 +75,31 @@ impl Silence {
     }
 }
 
+/// Entries per dead latent from which it pays to sum their gradients beforehand.
+const MANY: usize = 16;
+
 /// The auxiliary loss and its gradient term; `None` when nothing is dead or the loss is off.
 ///
-/// `xc` `[n, d_in]` is the encoder's input, `residual` `[n, d_out]` is `x - xhat`.
-pub fn aux_term(config: &AuxKConfig, silence: &Silence, coder: &Coder, xc: &Tensor, residual: &Tensor) -> Result<Option<(f64, Term)>> {
+/// `xc` `[n, d_in]` is the encoder's input, `error` `[n, d_out]` is `xhat - x`.
+pub fn aux_term(config: &AuxKConfig, silence: &Silence, coder: &Coder, xc: &Tensor, error: &Tensor) -> Result<Option<(f64, Term)>> {
     let dead = silence.dead();
     if dead.is_empty() || config.coef == 0.0 {
         return Ok(None);
     }
-    let index = Tensor::from_slice(&dead, dead.len(), &Device::Cpu)?;
-    let w_enc = coder.w_enc.index_select(&index, 0)?;
-    let b_enc = coder.b_enc.index_select(&index, 0)?;
-    let w_dec = coder.w_dec.index_select(&index, 0)?;
-    let selection: Selection = encode_topk(xc, &w_enc, &b_enc, config.k.min(dead.len()), None)?;
-    let error = (sparse_decode(&selection, &w_dec, None)? - residual)?;
-    let spread = sum_sq(&residual.broadcast_sub(&residual.mean(0)?)?)?;
-    if spread <= 0.0 || selection.indices.flatten_all()?.to_vec1::<u32>()?.iter().all(|&i| i == PAD) {
+    let spread = spread(error)?;
+    if spread <= 0.0 {
         return Ok(None);
     }
-    let loss = config.coef * sum_sq(&error)? / spread;
-    let grad = (error * (2.0 * config.coef / spread))?;
-    Ok(Some((loss, Term::codes(Columns::new(&selection, silence.tokens.len(), Some(&dead))?, grad))))
+    let (columns, error, square) = dead_topk(xc, error, coder, &dead, config.k)?;
+    let entries = columns.rows.len();
+    if entries == 0 {
+        return Ok(None);
+    }
+    let mut term = Term { scale: (2.0 * config.coef / spread) as f32, ..Term::codes(columns, error) };
+    if entries >= MANY * dead.len() {
+        term.summed = Some(summed(&term, xc, &coder.w_dec, &dead)?);
+    }
+    Ok(Some((config.coef * square / spread, term)))
 }
 
 /// `sum x^2`, f64, in memory order.

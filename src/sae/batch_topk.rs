@@ -20,7 +20,7 @@ use super::parts::{calibrate, check_k, unscaled};
 use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes, Columns};
+use crate::kernels::{decode_codes_onto, Columns};
 
 /// The `[sae]` table for `arch = "batch-topk"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,8 +95,8 @@ impl Learner for BatchTopK {
         let (config, coder) = (&self.config, &self.body.coder);
         let xc = self.body.centred(x)?;
         let codes = self.selection.encode(&xc, coder, config.mean(), config.threshold_decay)?;
-        let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
-        Ok(self.body.plain(x, xc, Columns::of_codes(&codes), &xhat, Some(&config.aux_k))?.step(Vec::new()))
+        let error = decode_codes_onto(&codes, &coder.w_dec, &xc, -1.0)?;
+        Ok(self.body.plain(xc, Columns::of_codes(&codes), error, Some(&config.aux_k))?.step(Vec::new()))
     }
 
     fn state(&self) -> Value {

@@ -4,11 +4,11 @@
 use candle_core::Tensor;
 use serde_json::{json, Value};
 
-use super::aux_k::{aux_term, sum_sq};
+use super::aux_k::aux_term;
 use super::{init, AuxKConfig, Part, Silence, Start, Step};
 use crate::codes::Codes;
 use crate::error::Result;
-use crate::kernels::{encode_batch_topk, Coder, Columns, SparseGrad, Term};
+use crate::kernels::{column_sums, encode_batch_topk, Coder, Columns, SparseGrad, Term};
 
 /// What every learner has.
 #[derive(Debug)]
@@ -47,25 +47,29 @@ impl Body {
         Ok(x.broadcast_sub(&self.coder.b_dec)?)
     }
 
-    /// The step of plain reconstruction from codes by latent and what they decode to, `[n, d_in]`; counts who stayed silent. Without
-    /// `aux_k` dead latents are left alone.
+    /// The step of plain reconstruction from codes by latent and their error `xhat - x`, `[n, d_in]`, with the sum of its squares; counts
+    /// who stayed silent. Without `aux_k` dead latents are left alone.
     ///
     /// # Errors
     /// A tensor operation that fails.
-    pub(super) fn plain(&mut self, x: &Tensor, xc: Tensor, columns: Columns, xhat: &Tensor, aux_k: Option<&AuxKConfig>) -> Result<Plain> {
-        let (n, d) = x.dims2()?;
-        let error = (xhat - x)?;
-        let sq_error = sum_sq(&error)?;
+    pub(super) fn plain(
+        &mut self,
+        xc: Tensor,
+        columns: Columns,
+        (error, sq_error): (Tensor, f64),
+        aux_k: Option<&AuxKConfig>,
+    ) -> Result<Plain> {
+        let (n, d) = xc.dims2()?;
         let per_element = 1.0 / (n as f64 * d as f64);
         let aux = match aux_k {
-            Some(aux_k) => aux_term(aux_k, &self.silence, &self.coder, &xc, &error.neg()?)?,
+            Some(aux_k) => aux_term(aux_k, &self.silence, &self.coder, &xc, &error)?,
             None => None,
         };
         self.silence.count(&columns, n as u64);
         let n_active = columns.rows.len() as u64;
-        let grad = (error * (2.0 * per_element))?;
-        let b_dec = grad.sum(0)?;
-        let grad = SparseGrad { x: xc, terms: vec![Term::codes(columns, grad)], b_dec, centred: true, pull: None };
+        let b_dec = column_sums(&error, 2.0 * per_element)?;
+        let term = Term { scale: (2.0 * per_element) as f32, ..Term::codes(columns, error) };
+        let grad = SparseGrad { x: xc, terms: vec![term], b_dec, centred: true, pull: None };
         let mut plain = Plain { loss: sq_error * per_element, sq_error, n_active, aux_loss: None, grad };
         plain.add_aux(aux);
         Ok(plain)

@@ -16,14 +16,13 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 
-use super::aux_k::sum_sq;
 use super::body::Warmup;
 use super::parts::{unscaled, Part, Per};
 use super::relu::INIT_K;
 use super::{Body, GatedConfig, Learner, Start, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{decode_codes, encode_threshold, Columns, Role, Term};
+use crate::kernels::{decode_codes_onto, encode_threshold, Columns, Role, Term};
 
 /// A Gated SAE in training.
 #[derive(Debug)]
@@ -78,16 +77,15 @@ impl Learner for Gated {
         let gain: Vec<f32> = self.r_mag.exp()?.to_vec1()?;
         let (b_mag, b_gate): (Vec<f32>, Vec<f32>) = (self.b_mag.to_vec1()?, coder.b_enc.to_vec1()?);
         let codes = open.mapped(|j, v| gain[j] * (v - b_gate[j]) + b_mag[j]);
-        let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
-        let gate_error = (decode_codes(&open, &coder.w_dec, Some(&coder.b_dec))? - x)?;
-        let sq_gate = sum_sq(&gate_error)?;
+        let error = decode_codes_onto(&codes, &coder.w_dec, &xc, -1.0)?;
+        let (gate_error, sq_gate) = decode_codes_onto(&open, &coder.w_dec, &xc, -1.0)?;
         let total: f64 = open.values.iter().map(|&v| f64::from(v)).sum();
         let per_element = 1.0 / (n as f64 * d as f64);
-        let mut plain = self.body.plain(x, xc, Columns::of_codes(&codes), &xhat, None)?;
+        let mut plain = self.body.plain(xc, Columns::of_codes(&codes), error, None)?;
         plain.loss += (l1 * total + sq_gate) * per_element;
         plain.grad.terms[0].role = Role { bias: false, gain: Some(Arc::new(gain)), sums: true, ..Role::default() };
         let gating = Role { decoder: false, offset: (l1 * per_element) as f32, ..Role::default() };
-        plain.grad.terms.push(Term { columns: Columns::of_codes(&open), grad: (gate_error * (2.0 * per_element))?, role: gating });
+        plain.grad.terms.push(Term::new(Columns::of_codes(&open), (gate_error * (2.0 * per_element))?, gating));
         Ok(plain.step(vec![
             Part { name: "l1".into(), value: total / d as f64, per: Per::Row },
             Part { name: "fvu_gate".into(), value: sq_gate, per: Per::Spread },

@@ -21,7 +21,7 @@ use super::relu::INIT_K;
 use super::{AuxKConfig, Body, Learner, Start, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes, encode_threshold, Coder, Columns, Role, Term};
+use crate::kernels::{decode_codes_onto, encode_threshold, Coder, Columns, Role, Term};
 
 /// The `[sae]` table for `arch = "jump-relu"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,8 +142,8 @@ impl Learner for JumpRelu {
         let above = Columns::of_codes(&encode_threshold(&xc, &coder.w_enc, &coder.b_enc, &low)?);
         let active = above.filtered(|j, v| v > theta[j]);
         let band = above.filtered(|j, v| (v - theta[j]).abs() < half);
-        let xhat = decode_codes(&active.to_codes(n), &coder.w_dec, Some(&coder.b_dec))?;
-        let mut plain = self.body.plain(x, xc, active, &xhat, Some(&self.config.aux_k))?;
+        let error = decode_codes_onto(&active.to_codes(n), &coder.w_dec, &xc, -1.0)?;
+        let mut plain = self.body.plain(xc, active, error, Some(&self.config.aux_k))?;
         let l0 = plain.n_active as f64 / n as f64;
         let (penalty, slope) = if self.config.target_l0 > 0.0 {
             let excess = l0 / self.config.target_l0 - 1.0;
@@ -154,8 +154,9 @@ impl Learner for JumpRelu {
         plain.loss += penalty;
         self.band = ((0..theta.len()).map(|j| band.count(j)).collect(), slope / n as f64);
         let role = Role { decoder: false, encoder: false, bias: false, sums: true, ..Role::default() };
-        let grad = plain.grad.terms[0].grad.clone();
-        plain.grad.terms.push(Term { columns: band, grad, role });
+        let codes = &plain.grad.terms[0];
+        let band = Term { scale: codes.scale, ..Term::new(band, codes.grad.clone(), role) };
+        plain.grad.terms.push(band);
         Ok(plain.step(vec![Part { name: "l0_penalty".into(), value: penalty, per: Per::Step }]))
     }
 

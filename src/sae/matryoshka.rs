@@ -22,7 +22,7 @@ use super::{AuxKConfig, Body, Learner, Step};
 use crate::codes::Codes;
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes, encode_topk, Columns, SparseGrad, Term};
+use crate::kernels::{column_sums, decode_codes_onto, encode_topk, Columns, SparseGrad, Term};
 use crate::rng::Rng;
 
 /// How codes are selected inside.
@@ -183,13 +183,14 @@ impl Learner for Matryoshka {
         let codes = self.encode(&xc)?;
         let columns = Columns::of_codes(&codes);
         // Residuals after each prefix, each from the one before.
-        let mut error = xc.neg()?;
-        let empty = error.clone();
+        let mut error = xc.clone();
         let (mut errors, mut parts, mut from) = (Vec::new(), Vec::new(), 0);
         let dead = self.body.silence.dead();
         for &to in &prefixes {
-            error = (error + decode_codes(&group(&codes, from, to), &self.body.coder.w_dec, None)?)?;
-            errors.push((to, error.clone(), sum_sq(&error)?));
+            let sign = if from == 0 { -1.0 } else { 1.0 };
+            let (next, sq) = decode_codes_onto(&group(&codes, from, to), &self.body.coder.w_dec, &error, sign)?;
+            error = next;
+            errors.push((to, error.clone(), sq));
             if self.config.sampled == 0 && to < self.config.d_sae {
                 let entries = columns.starts[to] as f64;
                 let n_dead = dead.partition_point(|&j| (j as usize) < to);
@@ -203,7 +204,7 @@ impl Learner for Matryoshka {
         let per_element = weight / (n as f64 * d as f64);
         let sq_error = errors.last().map_or(0.0, |(_, _, sq)| *sq);
         let mut loss = errors.iter().map(|(_, _, sq)| sq * per_element).sum::<f64>();
-        let aux = aux_term(&self.config.aux_k, &self.body.silence, &self.body.coder, &xc, &error.neg()?)?;
+        let aux = aux_term(&self.config.aux_k, &self.body.silence, &self.body.coder, &xc, &error)?;
         self.body.silence.count(&columns, n as u64);
         let n_active = columns.rows.len() as u64;
         // Suffix sums: what the latents of a group are taught by.
@@ -219,11 +220,12 @@ impl Learner for Matryoshka {
             terms.push(Term::codes(columns.range(from, *to), grad.clone()));
             suffix = Some(grad);
         }
-        let mut b_dec = suffix.map_or_else(|| self.body.coder.b_dec.zeros_like(), |s| s.sum(0))?;
+        let mut b_dec = suffix.map_or_else(|| Ok(self.body.coder.b_dec.zeros_like()?), |s| column_sums(&s, 1.0))?;
         if self.config.empty_prefix > 0.0 {
             let factor = per_element * self.config.empty_prefix;
-            loss += sum_sq(&empty)? * factor;
-            b_dec = (b_dec + (empty.sum(0)? * (2.0 * factor))?)?;
+            // The empty prefix' error is -xc.
+            loss += sum_sq(&xc)? * factor;
+            b_dec = (b_dec + column_sums(&xc, -2.0 * factor)?)?;
         }
         let grad = SparseGrad { x: xc, terms, b_dec, centred: true, pull: None };
         let mut plain = Plain { loss, sq_error, n_active, aux_loss: None, grad };

@@ -16,13 +16,13 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::aux_k::{aux_term, sum_sq};
+use super::aux_k::aux_term;
 use super::body::Plain;
 use super::parts::{check_k, unscaled, Part, Per};
 use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{encode_topk, sparse_decode, Columns, Role, Selection, SparseGrad, Term};
+use crate::kernels::{encode_topk, sparse_decode_onto, Columns, Role, Selection, SparseGrad, Term};
 
 /// How levels are weighted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,21 +126,21 @@ impl Learner for Msae {
         }
         let per_element = 1.0 / (n as f64 * d as f64);
         let weights = self.config.weights();
-        let mut error = xc.neg()?;
+        let mut error = xc.clone();
         let (mut levels, mut parts, mut loss, mut from) = (Vec::new(), Vec::new(), 0.0, 0);
         for (&k, &weight) in self.config.levels.iter().zip(&weights) {
             let between = |t: &Tensor| -> Result<Tensor> { Ok(t.narrow(1, from, k - from)?.contiguous()?) };
             let part = Selection { indices: between(&selection.indices)?, values: between(&selection.values)? };
-            error = (error + sparse_decode(&part, &self.body.coder.w_dec, None)?)?;
-            let sq = sum_sq(&error)?;
+            let (next, sq) = sparse_decode_onto(&part, &self.body.coder.w_dec, &error, if from == 0 { -1.0 } else { 1.0 })?;
+            error = next;
             loss += weight * sq * per_element;
             parts.push(Part { name: format!("fvu_k{k}"), value: sq, per: Per::Spread });
-            levels.push((Columns::new(&part, d_sae, None)?, (&error * (2.0 * weight * per_element))?, sq));
+            levels.push((Columns::new(&part, d_sae)?, (&error * (2.0 * weight * per_element))?, sq));
             from = k;
         }
         let sq_error = levels[levels.len() - 1].2;
-        let aux = aux_term(&self.config.aux_k, &self.body.silence, &self.body.coder, &xc, &error.neg()?)?;
-        let whole = Columns::new(&selection, d_sae, None)?;
+        let aux = aux_term(&self.config.aux_k, &self.body.silence, &self.body.coder, &xc, &error)?;
+        let whole = Columns::new(&selection, d_sae)?;
         self.body.silence.count(&whole, n as u64);
         let role = Role { softcap: (cap > 0.0).then_some(cap as f32), ..Role::default() };
         let mut terms = Vec::with_capacity(levels.len());
@@ -150,7 +150,7 @@ impl Learner for Msae {
                 Some(later) => (later + grad)?,
                 None => grad,
             };
-            terms.push(Term { columns, grad: grad.clone(), role: role.clone() });
+            terms.push(Term::new(columns, grad.clone(), role.clone()));
             suffix = Some(grad);
         }
         let b_dec = suffix.map_or_else(|| self.body.coder.b_dec.zeros_like(), |s| s.sum(0))?;

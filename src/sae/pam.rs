@@ -22,7 +22,7 @@ use super::{Body, Learner, ReluConfig, SaeConfig, Start, Step, TopKConfig};
 use crate::codes::Codes;
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes, encode_threshold, encode_topk, overwrite, Coder, Columns, Pull};
+use crate::kernels::{decode_codes_onto, encode_threshold, encode_topk, overwrite, Coder, Columns, Pull};
 
 /// Which codes.
 #[derive(Debug)]
@@ -147,8 +147,9 @@ impl Learner for PamEncoder {
         };
         let aux_k = if let Rule::TopK(config) = &self.rule { Some(&config.aux_k) } else { None };
         let coder = &self.body.coder;
-        let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
-        let mut plain = self.body.plain(x, x.clone(), Columns::of_codes(&codes), &xhat, aux_k)?;
+        let centred = self.body.centred(x)?;
+        let error = decode_codes_onto(&codes, &coder.w_dec, &centred, -1.0)?;
+        let mut plain = self.body.plain(x.clone(), Columns::of_codes(&codes), error, aux_k)?;
         let mut parts = Vec::new();
         if let Some(penalty) = penalty {
             let norms = self.norms()?;
@@ -241,7 +242,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::kernels::{dense_gradient, measure, Gradient};
+    use crate::kernels::{decode_codes, dense_gradient, measure, Gradient};
     use crate::rng::Rng;
     use crate::sae::AuxKConfig;
 

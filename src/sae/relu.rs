@@ -17,7 +17,7 @@ use super::parts::{unit_rows, unscaled, Part, Per};
 use super::{Body, Learner, ReluConfig, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{decode_codes, encode_threshold, Columns, Role};
+use crate::kernels::{decode_codes_onto, encode_threshold, Columns, Role};
 
 /// Latents that the tied start's gain is fitted with.
 pub(super) const INIT_K: usize = 32;
@@ -60,10 +60,10 @@ impl Learner for Relu {
         let coder = &self.body.coder;
         let xc = self.body.centred(x)?;
         let codes = encode_threshold(&xc, &coder.w_enc, &coder.b_enc, &coder.b_enc.zeros_like()?)?;
-        let xhat = decode_codes(&codes, &coder.w_dec, Some(&coder.b_dec))?;
+        let error = decode_codes_onto(&codes, &coder.w_dec, &xc, -1.0)?;
         let norms: Vec<f32> = coder.w_dec.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
         let weighted: f64 = codes.indices.iter().zip(&codes.values).map(|(&j, &v)| f64::from(norms[j as usize]) * f64::from(v)).sum();
-        let mut plain = self.body.plain(x, xc, Columns::of_codes(&codes), &xhat, None)?;
+        let mut plain = self.body.plain(xc, Columns::of_codes(&codes), error, None)?;
         let penalty = l1 / (n as f64 * d as f64);
         plain.loss += penalty * weighted;
         plain.grad.terms[0].role = Role { norm_penalty: penalty as f32, ..Role::default() };

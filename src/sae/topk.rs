@@ -16,7 +16,7 @@ use super::parts::{check_k, unscaled};
 use super::{AuxKConfig, Body, Learner, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{encode_topk, sparse_decode, Columns};
+use crate::kernels::{encode_topk, sparse_decode_onto, Columns};
 
 /// The `[sae]` table for `arch = "topk"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,9 +74,9 @@ impl Learner for TopK {
         let (config, coder) = (&self.config, &self.body.coder);
         let xc = self.body.centred(x)?;
         let selection = encode_topk(&xc, &coder.w_enc, &coder.b_enc, config.k, None)?;
-        let xhat = sparse_decode(&selection, &coder.w_dec, Some(&coder.b_dec))?;
-        let columns = Columns::new(&selection, config.d_sae, None)?;
-        Ok(self.body.plain(x, xc, columns, &xhat, Some(&config.aux_k))?.step(Vec::new()))
+        let error = sparse_decode_onto(&selection, &coder.w_dec, &xc, -1.0)?;
+        let columns = Columns::new(&selection, config.d_sae)?;
+        Ok(self.body.plain(xc, columns, error, Some(&config.aux_k))?.step(Vec::new()))
     }
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {

@@ -18,17 +18,16 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Of a selection over `d_sae` latents. With `latents`, the selection's indices point into that list (a gathered subset).
+    /// Of a selection over `d_sae` latents.
     ///
     /// # Errors
     /// When the tensors cannot be read.
-    pub fn new(selection: &Selection, d_sae: usize, latents: Option<&[u32]>) -> Result<Self> {
+    pub fn new(selection: &Selection, d_sae: usize) -> Result<Self> {
         let (_, k) = selection.indices.dims2()?;
         let indices: Vec<u32> = to_vec(&selection.indices)?;
         let values: Vec<f32> = to_vec(&selection.values)?;
-        let latent = |i: u32| latents.map_or(i, |l| l[i as usize]) as usize;
         let entries = indices.iter().zip(&values).enumerate().filter(|(_, (&i, _))| i != PAD);
-        Ok(Self::sorted(d_sae, entries.map(|(entry, (&i, &v))| ((entry / k) as u32, latent(i), v))))
+        Ok(Self::sorted(d_sae, entries.map(|(entry, (&i, &v))| ((entry / k) as u32, i as usize, v))))
     }
 
     /// Of codes.

@@ -193,7 +193,7 @@ fn floor_of(pick: Pick) -> f32 {
 }
 
 /// `[panel][n]` into columns `first..` of `[n][m]`.
-fn transpose(pre: &[f32], n: usize, out: &mut [f32], m: usize, first: usize) {
+pub(super) fn transpose(pre: &[f32], n: usize, out: &mut [f32], m: usize, first: usize) {
     const TILE: usize = 16;
     for (t, tile) in pre.chunks(TILE * n).enumerate() {
         let from = first + t * TILE;

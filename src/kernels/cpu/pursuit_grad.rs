@@ -14,7 +14,8 @@ use std::cell::RefCell;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::latent_update::{Adam, Moments, Rule, CHUNK};
+use super::adam::{Adam, Moments, Rule};
+use super::latent_update::CHUNK;
 use super::storage::{with_slice, with_slices, with_slices_mut};
 use super::vector::{axpy, dot, sq_norm};
 use crate::codes::PAD;
@@ -159,7 +160,7 @@ pub fn pursuit_measure(coder: &Coder, grad: &PursuitGrad, unit_norm: bool) -> Re
     })??;
     let b_dec: Vec<f32> = grad.b_dec.to_vec1()?;
     let sq_norm = chunks.iter().sum::<f64>() + b_dec.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-    Ok(Measured { sq_norm, b_dec: grad.b_dec.clone(), sums: Vec::new() })
+    Ok(Measured { sq_norm, b_dec: grad.b_dec.clone(), sums: Vec::new(), dz: Vec::new() })
 }
 
 /// See [`crate::kernels::Gradient::update`].
@@ -181,13 +182,13 @@ pub fn pursuit_update(
     with_parts(grad, &atoms, d, unit_norm, |parts| {
         with_slices_mut(&tensors, &mut |slices| {
             let [wd, mwd, vwd, bd, mbd, vbd] = slices else { unreachable!("six tensors went in") };
-            rule.apply(bd, mbd, vbd, b_dec.iter().copied());
+            rule.apply(bd, mbd, vbd, &b_dec);
             (wd.par_chunks_mut(d), mwd.par_chunks_mut(d), vwd.par_chunks_mut(d)).into_par_iter().enumerate().with_min_len(32).for_each(
                 |(j, (wd, mwd, vwd))| {
                     BUFFER.with_borrow_mut(|buffer| {
                         // Silent latents still see their moments decay: that is what Adam does.
                         parts.accumulate(j, buffer);
-                        rule.apply(wd, mwd, vwd, buffer.iter().copied());
+                        rule.apply(wd, mwd, vwd, buffer);
                         if unit_norm {
                             let norm = sq_norm(wd).sqrt();
                             if norm > 0.0 {

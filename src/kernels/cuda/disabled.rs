@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::{Adam, Coder, Measured, Moments, PursuitGrad, PursuitPath, PursuitRule, Selection, SparseGrad};
+use super::super::{Adam, Coder, Columns, Measured, Moments, PursuitGrad, PursuitPath, PursuitRule, Selection, SparseGrad, Summed, Term};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
@@ -27,6 +27,30 @@ pub fn sparse_decode(_: &Selection, _: &Tensor, _: Option<&Tensor>) -> Result<Te
 }
 
 pub fn decode_codes(_: &Codes, _: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
+    absent()
+}
+
+pub fn sparse_decode_onto(_: &Selection, _: &Tensor, _: &Tensor, _: f32) -> Result<(Tensor, f64)> {
+    absent()
+}
+
+pub fn decode_codes_onto(_: &Codes, _: &Tensor, _: &Tensor, _: f32) -> Result<(Tensor, f64)> {
+    absent()
+}
+
+pub fn column_sums(_: &Tensor, _: f64) -> Result<Tensor> {
+    absent()
+}
+
+pub fn spread(_: &Tensor) -> Result<f64> {
+    absent()
+}
+
+pub fn dead_topk(_: &Tensor, _: &Tensor, _: &Coder, _: &[u32], _: usize) -> Result<(Columns, Tensor, f64)> {
+    absent()
+}
+
+pub fn summed(_: &Term, _: &Tensor, _: &Tensor, _: &[u32]) -> Result<Summed> {
     absent()
 }
 

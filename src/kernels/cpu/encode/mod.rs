@@ -5,9 +5,9 @@
 //! Rayon runs over blocks of rows; a panel's norms, or its rounded form, are made by the first block that comes to it.
 
 mod bf16;
-mod bound;
+pub(super) mod bound;
 mod candidates;
-mod exact;
+pub(super) mod exact;
 mod gate;
 mod isa;
 mod panels;
@@ -23,7 +23,7 @@ use crate::kernels::Selection;
 use candidates::{key, Candidates};
 use exact::{score, Entry};
 use gate::{LatentTerms, RowTerms};
-use isa::Isa;
+pub(super) use isa::Isa;
 use screen::Encoder;
 
 pub(super) use panels::{panels, BLOCK};

@@ -1,0 +1,254 @@
+//! AuxK's forward pass: the k largest pre-activations of each row among few latents, decoded onto an error, block by block of rows.
+//!
+//! Here k is large (half the width, say) and the latents are few, so nothing can be screened: products of a block of rows with all of
+//! these latents are made in f32, and a selection finds the k-th largest. The set is the exact one: entries within the products' bound of
+//! the k-th are scored in float64. The values keep their f32 rounding.
+
+use std::cell::RefCell;
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::columns::Columns;
+use super::dispatch::dispatched;
+use super::encode::bound::{of_bias, RowBound};
+use super::encode::exact::{norms, score, Entry};
+use super::encode::{panels, Isa, BLOCK};
+use super::pursuit::transpose;
+use super::sparse_decode::add_atoms;
+use super::storage::with_slices;
+use crate::error::Result;
+use crate::kernels::Coder;
+
+/// Latents whose atoms are added to all rows of a block before the next ones: they stay in the second-level cache.
+const PANEL: usize = 128;
+
+/// The latents' encoders, gathered.
+struct Encoders<'a> {
+    w: Vec<f32>,
+    bias: Vec<f32>,
+    /// The largest norm and the largest bias, for the bound.
+    norm: f32,
+    bias_bound: f32,
+    latents: &'a [u32],
+    d: usize,
+}
+
+#[derive(Default)]
+struct Scratch {
+    /// `[rows][latents]`.
+    products: Vec<f32>,
+    largest: Vec<u32>,
+    entries: Vec<Entry>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a block of rows selected: per row, slots of the list of latents, ascending, with their values.
+#[derive(Default)]
+struct Selected {
+    starts: Vec<usize>,
+    slots: Vec<u32>,
+    values: Vec<f32>,
+    square: f64,
+}
+
+/// See [`crate::kernels::dead_topk`].
+pub fn dead_topk(x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: usize) -> Result<(Columns, Tensor, f64)> {
+    let (n, d) = x.dims2()?;
+    let (d_sae, d_out) = coder.w_dec.dims2()?;
+    let mut out: Vec<f32> = super::encode::to_vec(error)?;
+    let blocks: Vec<Selected> = with_slices(&[x, &coder.w_enc, &coder.b_enc, &coder.w_dec], |slices: &[&[f32]]| {
+        let encoders = Encoders::gather(slices[1], slices[2], latents, d);
+        (slices[0].par_chunks(BLOCK * d), out.par_chunks_mut(BLOCK * d_out))
+            .into_par_iter()
+            .map(|(x, error)| {
+                let mut scratch = SCRATCH.take();
+                let mut selected = encoders.select(x, k, &mut scratch);
+                SCRATCH.set(scratch);
+                selected.decode(error, latents, slices[3], d_out);
+                selected
+            })
+            .collect()
+    })?;
+    let columns = columns(&blocks, d_sae, latents);
+    let square = blocks.iter().map(|b| b.square).sum();
+    Ok((columns, Tensor::from_vec(out, (n, d_out), x.device())?, square))
+}
+
+impl<'a> Encoders<'a> {
+    fn gather(w_enc: &[f32], b_enc: &[f32], latents: &'a [u32], d: usize) -> Self {
+        let mut w = vec![0f32; latents.len() * d];
+        w.par_chunks_mut(d).zip(latents).for_each(|(row, &j)| row.copy_from_slice(&w_enc[j as usize * d..(j as usize + 1) * d]));
+        let bias: Vec<f32> = latents.iter().map(|&j| b_enc[j as usize]).collect();
+        let mut all = Vec::new();
+        norms(Isa::best(), &w, d, &mut all);
+        // NaN is larger than anything here: it must reach the bound.
+        let largest = |v: &[f32]| v.iter().fold(0f32, |most, &v| if v.is_nan() || v > most { v } else { most });
+        let biases: Vec<f32> = bias.iter().map(|b| b.abs()).collect();
+        Self { norm: largest(&all), bias_bound: largest(&biases), w, bias, latents, d }
+    }
+
+    fn select(&self, x: &[f32], k: usize, scratch: &mut Scratch) -> Selected {
+        let (rows, m) = (x.len() / self.d, self.latents.len());
+        scratch.products.resize(rows * m, 0.0);
+        panels(x, rows, self.d, &self.w, m, |first, pre| transpose(pre, rows, &mut scratch.products, m, first));
+        let mut of_rows = Vec::new();
+        norms(Isa::best(), x, self.d, &mut of_rows);
+        let mut selected = Selected { starts: vec![0], ..Selected::default() };
+        for (q, (a, &norm)) in scratch.products.chunks_exact_mut(m).zip(&of_rows).enumerate() {
+            a.iter_mut().zip(&self.bias).for_each(|(a, b)| *a += b);
+            let bound = RowBound::f32(norm, self.d);
+            let e = bound.slope * self.norm + bound.floor + of_bias(self.bias_bound);
+            let x = &x[q * self.d..(q + 1) * self.d];
+            let within = if bound.wild || !e.is_finite() { f32::INFINITY } else { 2.0 * e };
+            self.select_row(x, a, k, within, &mut scratch.largest, &mut scratch.entries, &mut selected);
+        }
+        selected
+    }
+
+    /// The k largest positive of `a`; those `within` of the k-th are decided by their exact scores.
+    #[allow(clippy::too_many_arguments)]
+    fn select_row(
+        &self,
+        x: &[f32],
+        a: &[f32],
+        k: usize,
+        within: f32,
+        largest: &mut Vec<u32>,
+        entries: &mut Vec<Entry>,
+        out: &mut Selected,
+    ) {
+        largest.resize(a.len(), 0);
+        let positive = positives(a, largest);
+        let cut = if positive > k { *largest[..positive].select_nth_unstable_by(k - 1, |a, b| b.cmp(a)).1 } else { 0 };
+        let cut = f32::from_bits(cut);
+        // An infinite reach: nothing is certain, everything is scored.
+        let (low, high) = (cut - within, cut + within);
+        let (near, certain) = if within == f32::INFINITY { (a.len(), 0) } else { around(a, low, high) };
+        if near == 1 && certain + 1 == k && low > 0.0 {
+            // Nothing is near the k-th but itself.
+            keep(a, cut, &mut out.slots, &mut out.values);
+        } else {
+            let unsure = |v: f32| within == f32::INFINITY || (v >= low && v <= high);
+            entries.clear();
+            entries.extend((0u32..).zip(a).filter(|(_, v)| unsure(**v)).map(|(latent, _)| Entry { latent, row: 0, value: 0.0 }));
+            score(Isa::best(), x, self.d, &self.w, &self.bias, entries);
+            entries.retain(|e| e.value > 0.0);
+            entries.sort_unstable_by(|a, b| b.value.total_cmp(&a.value).then(a.latent.cmp(&b.latent)));
+            entries.truncate(k.saturating_sub(certain));
+            entries.sort_unstable_by_key(|e| e.latent);
+            let mut decided = entries.iter().peekable();
+            for (slot, &v) in (0u32..).zip(a) {
+                let exact = decided.next_if(|e| e.latent == slot).map(|e| e.value);
+                if exact.is_some() || (!unsure(v) && v > high) {
+                    out.slots.push(slot);
+                    // Its exact score is positive, its f32 product may not be.
+                    out.values.push(exact.filter(|_| !(v > 0.0 && v.is_finite())).unwrap_or(v));
+                }
+            }
+        }
+        out.starts.push(out.slots.len());
+    }
+}
+
+/// Bits of the positive of `a`, which are ordered as the values are, to the front of `bits`; how many. Without a branch: half are.
+#[inline(always)]
+fn positives_body(a: &[f32], bits: &mut [u32]) -> usize {
+    let mut at = 0;
+    for v in a {
+        bits[at] = v.to_bits();
+        at += usize::from(*v > 0.0);
+    }
+    at
+}
+
+/// How many lie in `low..=high`, and how many above.
+#[inline(always)]
+fn around_body(a: &[f32], low: f32, high: f32) -> (usize, usize) {
+    let (mut near, mut above) = (0u32, 0u32);
+    for &v in a {
+        near += u32::from((v >= low) & (v <= high));
+        above += u32::from(v > high);
+    }
+    (near as usize, above as usize)
+}
+
+/// Appends what reaches `cut`, with its place.
+#[inline(always)]
+fn keep_body(a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) {
+    let mut at = slots.len();
+    slots.resize(at + a.len(), 0);
+    values.resize(at + a.len(), 0.0);
+    for (slot, &v) in (0u32..).zip(a) {
+        (slots[at], values[at]) = (slot, v);
+        at += usize::from(v >= cut);
+    }
+    slots.truncate(at);
+    values.truncate(at);
+}
+
+dispatched! { fn positives(a: &[f32], bits: &mut [u32]) -> usize = positives_body }
+dispatched! { fn around(a: &[f32], low: f32, high: f32) -> (usize, usize) = around_body }
+dispatched! { fn keep(a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) = keep_body }
+
+impl Selected {
+    /// Adds the selected atoms to the rows of `error`, and their squares to the sum.
+    fn decode(&mut self, error: &mut [f32], latents: &[u32], w_dec: &[f32], d: usize) {
+        let of_latents: Vec<u32> = self.slots.iter().map(|&s| latents[s as usize]).collect();
+        let mut at = self.starts.clone();
+        for end in (PANEL..latents.len() + PANEL).step_by(PANEL) {
+            for (q, y) in error.chunks_exact_mut(d).enumerate() {
+                let rest = &self.slots[at[q]..self.starts[q + 1]];
+                let len = rest.partition_point(|&s| (s as usize) < end);
+                let span = at[q]..at[q] + len;
+                let square = add_atoms(y, &of_latents[span.clone()], &self.values[span], w_dec);
+                at[q] += len;
+                if end >= latents.len() {
+                    self.square += f64::from(square);
+                }
+            }
+        }
+    }
+}
+
+/// All entries by latent, over `d_sae`.
+fn columns(blocks: &[Selected], d_sae: usize, latents: &[u32]) -> Columns {
+    let mut counts = vec![0usize; latents.len()];
+    blocks.iter().for_each(|b| b.slots.iter().for_each(|&s| counts[s as usize] += 1));
+    let mut starts = vec![0usize; d_sae + 1];
+    latents.iter().zip(&counts).for_each(|(&j, &c)| starts[j as usize + 1] = c);
+    for j in 0..d_sae {
+        starts[j + 1] += starts[j];
+    }
+    let total = starts[d_sae];
+    let mut columns = Columns { rows: vec![0; total], values: vec![0.0; total], starts };
+    // Each task fills the columns of its own latents: slots ascend within a row.
+    let per_task = latents.len().div_ceil(rayon::current_num_threads()).max(1);
+    let (mut rows, mut values) = (columns.rows.as_mut_slice(), columns.values.as_mut_slice());
+    let mut tasks = Vec::new();
+    for (first, counts) in counts.chunks(per_task).enumerate() {
+        let len = counts.iter().sum();
+        let ((own_rows, rest_rows), (own_values, rest_values)) = (rows.split_at_mut(len), values.split_at_mut(len));
+        tasks.push((first * per_task, counts, own_rows, own_values));
+        (rows, values) = (rest_rows, rest_values);
+    }
+    tasks.into_par_iter().for_each(|(first, counts, rows, values)| {
+        let mut next: Vec<usize> = counts.iter().scan(0, |at, c| Some(std::mem::replace(at, *at + c))).collect();
+        for (b, block) in blocks.iter().enumerate() {
+            for (q, span) in block.starts.windows(2).enumerate() {
+                let slots = &block.slots[span[0]..span[1]];
+                let own = slots.partition_point(|&s| (s as usize) < first)..slots.partition_point(|&s| (s as usize) < first + counts.len());
+                for i in own {
+                    let at = &mut next[slots[i] as usize - first];
+                    rows[*at] = (b * BLOCK + q) as u32;
+                    values[*at] = block.values[span[0] + i];
+                    *at += 1;
+                }
+            }
+        }
+    });
+    columns
+}

@@ -1,0 +1,57 @@
+//! The gradient of few latents with many entries each: a segment of the rows stays in cache while a group of latents takes from it, so
+//! that rows pass the cache once per group instead of once per entry. Each latent's sums run over its rows in order all the same.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::latent_grad::{combine, products};
+use super::storage::with_slices;
+use crate::error::Result;
+use crate::kernels::{Summed, Term};
+
+/// Latents whose sums stay in cache.
+const GROUP: usize = 64;
+/// Rows that do beside them.
+const SEGMENT: usize = 64;
+
+/// See [`crate::kernels::summed`].
+pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Result<Summed> {
+    let ((n, d_in), (_, d_out)) = (x.dims2()?, w_dec.dims2()?);
+    let mut sums = Summed {
+        latents: latents.to_vec(),
+        w_enc: vec![0.0; latents.len() * d_in],
+        w_dec: vec![0.0; latents.len() * d_out],
+        bias: vec![0.0; latents.len()],
+    };
+    let Summed { w_enc, w_dec: of_decoder, bias, .. } = &mut sums;
+    with_slices(&[x, w_dec, &term.grad], |slices: &[&[f32]]| {
+        let [x, atoms, grad] = slices else { unreachable!("three tensors went in") };
+        (
+            latents.par_chunks(GROUP),
+            w_enc.par_chunks_mut(GROUP * d_in),
+            of_decoder.par_chunks_mut(GROUP * d_out),
+            bias.par_chunks_mut(GROUP),
+        )
+            .into_par_iter()
+            .for_each(|(latents, w_enc, w_dec, bias)| {
+                let mut at = vec![0usize; latents.len()];
+                let mut dz = Vec::new();
+                for end in (SEGMENT..n + SEGMENT).step_by(SEGMENT) {
+                    let sums = w_enc.chunks_exact_mut(d_in).zip(w_dec.chunks_exact_mut(d_out)).zip(bias.iter_mut());
+                    for ((&j, at), ((w_enc, w_dec), bias)) in latents.iter().zip(&mut at).zip(sums) {
+                        let (rows, values) = term.columns.column(j as usize);
+                        let len = rows[*at..].partition_point(|&r| (r as usize) < end);
+                        let (rows, values) = (&rows[*at..*at + len], &values[*at..*at + len]);
+                        *at += len;
+                        dz.resize(len, 0.0);
+                        let j = j as usize;
+                        products(rows, grad, &atoms[j * d_out..(j + 1) * d_out], term.scale, 0.0, &mut dz);
+                        combine(values, term.scale, rows, grad, w_dec);
+                        combine(&dz, 1.0, rows, x, w_enc);
+                        *bias += dz.iter().sum::<f32>();
+                    }
+                }
+            });
+    })?;
+    Ok(sums)
+}
