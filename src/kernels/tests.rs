@@ -279,3 +279,5 @@ fn adam_takes_the_textbook_step_and_rows_stay_unit() {
         assert!((norm - 1.0).abs() < 1e-5);
     }
 }
+
+mod dead;

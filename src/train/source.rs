@@ -1,10 +1,12 @@
 //! Where training rows come from: shards, or a host that streams them. Both are sources by the same trait.
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::kernels::spread;
 use crate::shard::{self, Batch, Shuffled};
 
 /// A place in an endless sequence of rows. The default is the beginning.
@@ -128,31 +130,25 @@ impl RowSource for Shuffled {
 pub fn normalised(batch: Batch, width: usize, scale: f64) -> Result<(Tensor, f64)> {
     let Batch { n, mut x, doc_id, position, .. } = batch;
     let scale = scale as f32;
-    let mut mean = vec![0f64; width];
-    for (r, row) in x.chunks_exact_mut(width).enumerate() {
+    let bad = x.par_chunks_exact_mut(width).enumerate().filter_map(|(r, row)| {
         let mut check = 0f32;
-        for (v, m) in row.iter_mut().zip(&mut mean) {
+        for v in row.iter_mut() {
             *v *= scale;
             check += *v * 0.0; // stays 0 unless the value is NaN or infinite
-            *m += f64::from(*v);
         }
-        if check != 0.0 {
-            let count = row.iter().filter(|v| !v.is_finite()).count();
-            let place = format!("document {}, position {}", doc_id.get(r).copied().unwrap_or(0), position.get(r).copied().unwrap_or(0));
-            return Err(Error::NotFinite {
-                what: "a training row".into(),
-                count,
-                place,
-                help: "harvest again in f32, or drop that document".into(),
-            });
-        }
+        (check != 0.0).then_some(r)
+    });
+    if let Some(r) = bad.min() {
+        let count = x[r * width..(r + 1) * width].iter().filter(|v| !v.is_finite()).count();
+        let place = format!("document {}, position {}", doc_id.get(r).copied().unwrap_or(0), position.get(r).copied().unwrap_or(0));
+        return Err(Error::NotFinite {
+            what: "a training row".into(),
+            count,
+            place,
+            help: "harvest again in f32, or drop that document".into(),
+        });
     }
-    mean.iter_mut().for_each(|m| *m /= n as f64);
-    let mut spread = 0f64;
-    for row in x.chunks_exact(width) {
-        for (v, m) in row.iter().zip(&mean) {
-            spread += (f64::from(*v) - m).powi(2);
-        }
-    }
-    Ok((Tensor::from_vec(x, (n, width), &Device::Cpu)?, spread))
+    let x = Tensor::from_vec(x, (n, width), &Device::Cpu)?;
+    let spread = spread(&x)?;
+    Ok((x, spread))
 }

@@ -15,8 +15,8 @@ use super::encode::bound::{of_bias, RowBound};
 use super::encode::exact::{norms, score, Entry};
 use super::encode::{panels, Isa, BLOCK};
 use super::pursuit::transpose;
-use super::sparse_decode::add_atoms;
 use super::storage::with_slices;
+use super::vector::{combine, sq_norm};
 use crate::error::Result;
 use crate::kernels::Coder;
 
@@ -204,10 +204,10 @@ impl Selected {
                 let rest = &self.slots[at[q]..self.starts[q + 1]];
                 let len = rest.partition_point(|&s| (s as usize) < end);
                 let span = at[q]..at[q] + len;
-                let square = add_atoms(y, &of_latents[span.clone()], &self.values[span], w_dec);
+                combine(&self.values[span.clone()], 1.0, &of_latents[span], w_dec, y);
                 at[q] += len;
                 if end >= latents.len() {
-                    self.square += f64::from(square);
+                    self.square += f64::from(sq_norm(y));
                 }
             }
         }

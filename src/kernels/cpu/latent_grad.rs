@@ -1,11 +1,7 @@
 //! One latent's gradient from the entries of a batch's codes, in two row-sized buffers that the next latent uses again.
 
-use super::dispatch::dispatched;
-use super::encode::Isa;
 use super::storage::with_slices;
-#[cfg(target_arch = "x86_64")]
-use super::vector::four_dots_avx512;
-use super::vector::{add_rows, axpy, dot, four_dots, sq_norm};
+use super::vector::{axpy, combine, dot, four_dots, sq_norm};
 use crate::error::Result;
 use crate::kernels::{Columns, Pull, Role, SparseGrad, Summed};
 
@@ -66,61 +62,27 @@ impl Target<'_> {
 }
 
 /// Row `r` of a matrix `[_, d]`.
-#[inline(always)]
 fn row(matrix: &[f32], r: u32, d: usize) -> &[f32] {
     &matrix[r as usize * d..(r as usize + 1) * d]
 }
 
 /// `scale <grad_r, w> + offset` for rows `r`.
 pub(super) fn products(rows: &[u32], grad: &[f32], w: &[f32], scale: f32, offset: f32, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if matches!(Isa::best(), Isa::Avx512 | Isa::Avx512Bf16) {
-        // SAFETY: the instructions were detected on this machine.
-        return products_by(rows, grad, w, scale, offset, out, |a, b| unsafe { four_dots_avx512(a, b) });
-    }
-    products_by(rows, grad, w, scale, offset, out, four_dots);
-}
-
-fn products_by(
-    rows: &[u32],
-    grad: &[f32],
-    w: &[f32],
-    scale: f32,
-    offset: f32,
-    out: &mut [f32],
-    four_dots: impl Fn([&[f32]; 4], &[f32]) -> [f32; 4],
-) {
     let d = w.len();
     let (fours, rest) = rows.as_chunks::<4>();
     let (out_fours, out_rest) = out.as_chunks_mut::<4>();
     for (rows, out) in fours.iter().zip(out_fours) {
         *out = four_dots(rows.map(|r| row(grad, r, d)), w).map(|p| p * scale + offset);
     }
-    if !rest.is_empty() {
-        // Those of the last row, again: four cost as much as one.
-        let at = |i: usize| row(grad, rest[i.min(rest.len() - 1)], d);
-        let four = four_dots([at(0), at(1), at(2), at(3)], w);
-        out_rest.iter_mut().zip(four).for_each(|(out, p)| *out = p * scale + offset);
+    for (&r, out) in rest.iter().zip(out_rest) {
+        *out = dot(row(grad, r, d), w) * scale + offset;
     }
 }
 
-/// `out += sum_i scale a_i m_r(i)`.
-#[inline(always)]
-fn combine_body(a: &[f32], scale: f32, rows: &[u32], m: &[f32], out: &mut [f32]) {
-    let d = out.len();
-    add_rows(out, rows.len(), |i| (a[i] * scale, row(m, rows[i], d)));
-}
-
-#[inline(always)]
-fn project_body(g: &mut [f32], unit: &[f32]) {
+/// Takes the part of `g` that is parallel to a unit vector away.
+fn project(g: &mut [f32], unit: &[f32]) {
     let parallel = dot(g, unit);
     axpy(-parallel, unit, g);
-}
-
-dispatched! { pub(super) fn combine(a: &[f32], scale: f32, rows: &[u32], m: &[f32], out: &mut [f32]) = combine_body }
-dispatched! {
-    /// Takes the part of `g` that is parallel to a unit vector away.
-    fn project(g: &mut [f32], unit: &[f32]) = project_body
 }
 
 impl LatentGrad {

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::dispatch::dispatched;
 use super::encode::{panels, to_vec, BLOCK};
 use super::storage::with_slices;
 use super::vector::{axpy, dot, sq_norm};
@@ -17,7 +18,7 @@ use crate::error::Result;
 use crate::kernels::{Pick, PursuitPath, PursuitRule};
 
 /// Steps between fresh inner products.
-const REFRESH: usize = 16;
+const REFRESH: usize = 32;
 /// Elements per search chunk.
 const CHUNK: usize = 512;
 const LANES: usize = 16;
@@ -207,15 +208,13 @@ pub(super) fn transpose(pre: &[f32], n: usize, out: &mut [f32], m: usize, first:
 
 /// Subtracts `v` times a Gram row, if given, and finds the atom to pick, in one pass.
 fn search(p: &mut [f32], update: Option<(f32, &[f32])>, pick: Pick) -> Option<usize> {
-    match (update, pick) {
-        (None, Pick::Signed) => sweep::<true>(p, None, pick),
-        (None, _) => sweep::<false>(p, None, pick),
-        (update, Pick::Signed) => sweep::<true>(p, update, pick),
-        (update, _) => sweep::<false>(p, update, pick),
+    match pick {
+        Pick::Signed => sweep_sizes(p, update, floor_of(pick)),
+        _ => sweep_values(p, update, floor_of(pick)),
     }
 }
 
-#[inline]
+#[inline(always)]
 fn size<const ABS: bool>(p: f32) -> f32 {
     if ABS {
         p.abs()
@@ -224,8 +223,12 @@ fn size<const ABS: bool>(p: f32) -> f32 {
     }
 }
 
-fn sweep<const ABS: bool>(p: &mut [f32], update: Option<(f32, &[f32])>, pick: Pick) -> Option<usize> {
-    let mut best = floor_of(pick);
+dispatched! { fn sweep_values(p: &mut [f32], update: Option<(f32, &[f32])>, floor: f32) -> Option<usize> = sweep::<false> }
+dispatched! { fn sweep_sizes(p: &mut [f32], update: Option<(f32, &[f32])>, floor: f32) -> Option<usize> = sweep::<true> }
+
+#[inline(always)]
+fn sweep<const ABS: bool>(p: &mut [f32], update: Option<(f32, &[f32])>, floor: f32) -> Option<usize> {
+    let mut best = floor;
     let mut at = None;
     for (c, p) in p.chunks_mut(CHUNK).enumerate() {
         if let Some((v, gram)) = update {

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::adam::{Adam, Moments, Rule};
 use super::latent_update::CHUNK;
 use super::storage::{with_slice, with_slices, with_slices_mut};
-use super::vector::{axpy, dot, sq_norm};
+use super::vector::{axpy, combine, dot, sq_norm};
 use crate::codes::PAD;
 use crate::error::Result;
 use crate::kernels::{Coder, Columns, Measured, PursuitGrad, PursuitPath};
@@ -76,7 +76,7 @@ impl Parts<'_> {
     fn accumulate(&self, j: usize, out: &mut Vec<f32>) -> bool {
         out.clear();
         out.resize(self.d, 0.0);
-        let mut any = false;
+        let (mut any, mut factors) = (false, Vec::new());
         let own = self.atom(j);
         for tape in &self.tapes {
             let (entries, values) = tape.columns.column(j);
@@ -89,13 +89,11 @@ impl Parts<'_> {
                 axpy(dv, &tape.residual[span], out);
                 axpy(dv * v, own, out);
                 let later = row * tape.steps + t + 1..(row + 1) * tape.steps;
-                for s in later {
-                    let i = tape.indices[s];
-                    if i == PAD {
-                        break;
-                    }
-                    axpy(dv * tape.values[s] - v * tape.dv[s], self.atom(i as usize), out);
-                }
+                let atoms = &tape.indices[later.clone()];
+                let atoms = &atoms[..atoms.iter().position(|&i| i == PAD).unwrap_or(atoms.len())];
+                factors.clear();
+                factors.extend(tape.values[later.clone()].iter().zip(&tape.dv[later]).map(|(value, of)| dv * value - v * of));
+                combine(&factors, 1.0, atoms, self.atoms, out);
             }
         }
         if let Some((_, direction)) = self.shared.as_ref().filter(|(members, _)| members[j]) {

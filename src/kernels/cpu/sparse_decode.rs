@@ -3,9 +3,8 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::dispatch::dispatched;
 use super::storage::with_slice;
-use super::vector::{add_rows, sq_norm};
+use super::vector::{combine, sq_norm};
 use crate::codes::{Codes, PAD};
 use crate::error::{Error, Result};
 use crate::kernels::Selection;
@@ -27,16 +26,6 @@ enum Base<'a> {
     /// A matrix of rows, with a factor.
     Rows(&'a [f32], f32),
 }
-
-/// `y += sum_i v_i W[j_i]`; its squared norm.
-#[inline(always)]
-fn add_atoms_body(y: &mut [f32], indices: &[u32], values: &[f32], w: &[f32]) -> f32 {
-    let d = y.len();
-    add_rows(y, indices.len(), |i| (values[i], &w[indices[i] as usize * d..(indices[i] as usize + 1) * d]));
-    sq_norm(y)
-}
-
-dispatched! { pub(super) fn add_atoms(y: &mut [f32], indices: &[u32], values: &[f32], w: &[f32]) -> f32 = add_atoms_body }
 
 /// Codes by row.
 #[derive(Clone, Copy)]
@@ -96,7 +85,8 @@ fn decode(entries: Entries<'_>, w_dec: &Tensor, base: Base<'_>) -> Result<(Tenso
                 Base::Rows(base, factor) => y.iter_mut().zip(&base[r * d..(r + 1) * d]).for_each(|(y, b)| *y = factor * b),
             }
             let (indices, values) = entries.row(r);
-            add_atoms(y, indices, values, w)
+            combine(values, 1.0, indices, w, y);
+            sq_norm(y)
         };
         out.par_chunks_mut(d).enumerate().map(row).collect()
     })?;

@@ -4,8 +4,9 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::latent_grad::{combine, products};
+use super::latent_grad::products;
 use super::storage::with_slices;
+use super::vector::combine;
 use crate::error::Result;
 use crate::kernels::{Summed, Term};
 

@@ -1,6 +1,8 @@
 //! Inner loops on slices. Sums run in sixteen fixed lanes, and products are rounded before they are added, so the result depends neither
-//! on threads nor on the instruction set; callers that are [`dispatched`](super::dispatch)
-//! get them compiled for the machine's best.
+//! on threads nor on the instruction set.
+
+use super::dispatch::dispatched;
+use super::encode::Isa;
 
 const LANES: usize = 16;
 
@@ -12,13 +14,7 @@ fn lanes(a: &[f32]) -> (&[Lanes], &[f32]) {
     a.as_chunks::<LANES>()
 }
 
-#[inline(always)]
-fn add_products(acc: &mut Lanes, x: &Lanes, y: &Lanes) {
-    for l in 0..LANES {
-        acc[l] += x[l] * y[l];
-    }
-}
-
+/// The sum of the lanes, and of the products of what is left over.
 #[inline(always)]
 fn total(acc: &Lanes, x: &[f32], y: &[f32]) -> f32 {
     let mut sum = 0f32;
@@ -29,67 +25,92 @@ fn total(acc: &Lanes, x: &[f32], y: &[f32]) -> f32 {
 }
 
 /// `<a, b>` in f32, sixteen lanes.
-#[inline(always)]
+#[inline]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
-    let ((a, ra), (b, rb)) = (lanes(&a[..n]), lanes(&b[..n]));
+    let (a, b) = (&a[..n], &b[..n]);
+    #[cfg(target_arch = "x86_64")]
+    if Isa::best().is_wide() {
+        // SAFETY: the instructions were detected on this machine.
+        return unsafe { wide::dots([a], b) }[0];
+    }
+    let ((wa, ra), (wb, rb)) = (lanes(a), lanes(b));
     let mut acc = [0f32; LANES];
-    for (x, y) in a.iter().zip(b) {
-        add_products(&mut acc, x, y);
+    for (x, y) in wa.iter().zip(wb) {
+        for l in 0..LANES {
+            acc[l] += x[l] * y[l];
+        }
     }
     total(&acc, ra, rb)
 }
 
-/// `<a_i, b>` of four, each the same bits as [`dot`]: `b` is read once, and no sum waits for another. All have `b`'s length.
-#[inline(always)]
+/// `<a_i, b>` of four, each the same bits as [`dot`]; all have `b`'s length.
+#[inline]
 pub fn four_dots(a: [&[f32]; 4], b: &[f32]) -> [f32; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::best().is_wide() {
+        // SAFETY: the instructions were detected on this machine.
+        return unsafe { wide::dots(a, b) };
+    }
     a.map(|a| dot(a, b))
 }
 
-/// [`four_dots`], written out: compilers shuffle the four sums into each other.
+/// Written out: compilers shuffle several sums into each other.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-pub fn four_dots_avx512(a: [&[f32]; 4], b: &[f32]) -> [f32; 4] {
-    use std::arch::x86_64::{_mm512_add_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_setzero_ps, _mm512_storeu_ps};
-    let (lanes_of_b, rest) = lanes(b);
-    let [p, q, r, s] = a.map(|a| &lanes(&a[..b.len()]).0[..lanes_of_b.len()]);
-    // SAFETY: a reference to LANES = 16 floats.
-    let load = |x: &Lanes| unsafe { _mm512_loadu_ps(x.as_ptr()) };
-    let [mut ap, mut aq, mut ar, mut at] = [_mm512_setzero_ps(); 4];
-    for (c, y) in lanes_of_b.iter().enumerate() {
-        let y = load(y);
-        ap = _mm512_add_ps(ap, _mm512_mul_ps(load(&p[c]), y));
-        aq = _mm512_add_ps(aq, _mm512_mul_ps(load(&q[c]), y));
-        ar = _mm512_add_ps(ar, _mm512_mul_ps(load(&r[c]), y));
-        at = _mm512_add_ps(at, _mm512_mul_ps(load(&s[c]), y));
+mod wide {
+    use super::{lanes, total, Lanes, LANES};
+    use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+
+    #[target_feature(enable = "avx512f")]
+    fn load(x: &Lanes) -> __m512 {
+        // SAFETY: `x` is LANES = 16 floats.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
     }
-    let mut sums = [0f32; 4];
-    for ((sum, acc), a) in sums.iter_mut().zip([ap, aq, ar, at]).zip(a) {
-        let mut of = [0f32; LANES];
-        // SAFETY: `of` has LANES = 16 elements.
-        unsafe { _mm512_storeu_ps(of.as_mut_ptr(), acc) };
-        *sum = total(&of, &a[b.len() - rest.len()..], rest);
+
+    /// `b` is read once, and no sum waits for another.
+    #[target_feature(enable = "avx512f")]
+    pub fn dots<const N: usize>(a: [&[f32]; N], b: &[f32]) -> [f32; N] {
+        let (of_b, rest) = lanes(b);
+        let of_a = a.map(|a| &lanes(&a[..b.len()]).0[..of_b.len()]);
+        let mut acc = [_mm512_setzero_ps(); N];
+        for (c, y) in of_b.iter().enumerate() {
+            let y = load(y);
+            for i in 0..N {
+                acc[i] = _mm512_add_ps(acc[i], _mm512_mul_ps(load(&of_a[i][c]), y));
+            }
+        }
+        let mut sums = [0f32; N];
+        for ((sum, acc), a) in sums.iter_mut().zip(acc).zip(a) {
+            let mut of = [0f32; LANES];
+            // SAFETY: `of` has LANES = 16 elements.
+            unsafe { _mm512_storeu_ps(of.as_mut_ptr(), acc) };
+            *sum = total(&of, &a[b.len() - rest.len()..b.len()], rest);
+        }
+        sums
     }
-    sums
 }
 
 /// Squared Euclidean norm.
-#[inline(always)]
+#[inline]
 pub fn sq_norm(a: &[f32]) -> f32 {
     dot(a, a)
 }
 
-/// `y += a x`.
 #[inline(always)]
-pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+fn axpy_body(a: f32, x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += a * x;
     }
 }
 
+dispatched! {
+    /// `y += a x`.
+    pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) = axpy_body
+}
+
 /// `y += sum_i a_i x_i`, added in order: the same bits as one [`axpy`] after the other, with `y` read and written once for four.
 #[inline(always)]
-pub fn add_rows<'x>(y: &mut [f32], count: usize, term: impl Fn(usize) -> (f32, &'x [f32])) {
+fn add_rows<'x>(y: &mut [f32], count: usize, term: impl Fn(usize) -> (f32, &'x [f32])) {
     let fours = count / 4 * 4;
     for i in (0..fours).step_by(4) {
         let [(a, p), (b, q), (c, r), (d, s)] = [term(i), term(i + 1), term(i + 2), term(i + 3)];
@@ -99,8 +120,19 @@ pub fn add_rows<'x>(y: &mut [f32], count: usize, term: impl Fn(usize) -> (f32, &
     }
     for i in fours..count {
         let (a, x) = term(i);
-        axpy(a, x, y);
+        axpy_body(a, x, y);
     }
+}
+
+#[inline(always)]
+fn combine_body(a: &[f32], scale: f32, rows: &[u32], matrix: &[f32], y: &mut [f32]) {
+    let d = y.len();
+    add_rows(y, rows.len(), |i| (a[i] * scale, &matrix[rows[i] as usize * d..(rows[i] as usize + 1) * d]));
+}
+
+dispatched! {
+    /// `y += sum_i scale a_i matrix[rows_i]`, added in order; `matrix` `[_, y.len()]`.
+    pub fn combine(a: &[f32], scale: f32, rows: &[u32], matrix: &[f32], y: &mut [f32]) = combine_body
 }
 
 #[cfg(test)]
@@ -114,15 +146,17 @@ mod tests {
             let rows: Vec<Vec<f32>> = (0..7).map(|s| vector(s, n)).collect();
             let b = vector(9, n);
             let four = four_dots([&rows[0], &rows[1], &rows[2], &rows[3]], &b);
-            (0..4).for_each(|i| assert_eq!(four[i].to_bits(), dot(&rows[i], &b).to_bits()));
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx512f") {
-                // SAFETY: just detected.
-                assert_eq!(unsafe { four_dots_avx512([&rows[0], &rows[1], &rows[2], &rows[3]], &b) }, four);
+            for (row, four) in rows.iter().zip(four) {
+                let mut acc = [0f32; LANES];
+                let whole = n / LANES * LANES;
+                (0..whole).for_each(|i| acc[i % LANES] += row[i] * b[i]);
+                assert_eq!(dot(row, &b).to_bits(), total(&acc, &row[whole..], &b[whole..]).to_bits());
+                assert_eq!(four.to_bits(), dot(row, &b).to_bits());
             }
             let (mut once, mut each) = (b.clone(), b);
-            add_rows(&mut once, 7, |i| (0.1 + i as f32, &rows[i]));
-            (0..7).for_each(|i| axpy(0.1 + i as f32, &rows[i], &mut each));
+            let a: Vec<f32> = (0..7).map(|i| 0.1 + i as f32).collect();
+            combine(&a, 1.0, &[0, 1, 2, 3, 4, 5, 6], &rows.concat(), &mut once);
+            (0..7).for_each(|i| axpy(a[i], &rows[i], &mut each));
             assert_eq!(once, each);
         }
     }

@@ -16,6 +16,11 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Are registers 512 bits wide?
+    pub fn is_wide(self) -> bool {
+        matches!(self, Self::Avx512Bf16 | Self::Avx512)
+    }
+
     /// The best that this machine has; looked up once.
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
