@@ -25,7 +25,8 @@ A line of `steps.jsonl` is one sample: wall and CPU milliseconds of the process,
 meanwhile (Linux). `steps.md` has the tables. Memory is the peak of one more step above what the process held before there was a model,
 and above parameters and optimiser state.
 
-`--fvu-tokens N` measures quality instead: N rows in file order, then FVU on the last 8192 rows of the file, in float64.
+`--fvu-tokens N` measures quality instead: N rows in file order, then FVU on the last 8192 rows of the file, in float64. `fast` starts
+with unit encoder rows, and once more with rows of norm 0.577, as torch.nn.Linear has them: after few rows most of a difference is the start.
 """
 
 import argparse
@@ -82,9 +83,10 @@ class Peer:
 
 
 def counters(since, on):
+    """Sets counts of silence to 0, with `on` every fourth beyond any limit."""
     since.zero_()
     if on:
-        since[::4] = since.new_tensor(1e9 if since.is_floating_point() else NEVER // 2)
+        since[::4] = 2 * NEVER
 
 
 class Dense(Peer):
@@ -219,6 +221,16 @@ class Fast(Dense):
             self.dec.div_(self.dec.norm(dim=1, keepdim=True))
             self.since += len(x)
             self.since[indices[values > 0]] = 0
+
+
+class FastScaled(Fast):
+    """With the encoder's rows as long as torch.nn.Linear makes them: of the same speed, so for --fvu-tokens alone."""
+
+    stages = ()
+
+    def __init__(self, c, rows):
+        super().__init__(c, rows)
+        self.enc.data *= 3**-0.5
 
 
 class Sparsify(Peer):
@@ -409,6 +421,7 @@ PEERS = {
         "torch f32": Dense,
         "torch bf16": DenseBf16,
         "fast": Fast,
+        "fast, encoder rows of 0.577": FastScaled,
         "sparsify": Sparsify,
         "SAELens": SaeLens,
         "dictionary_learning": DictionaryLearning,
@@ -678,13 +691,15 @@ def section(a, case, samples, memory, skipped):
     median = {key: {of: statistics.median(s[of] for s in list_) for of in ("wall_ms", "cpu_ms")} for key, list_ in samples.items() if list_}
     stages = [s for s in ("encode", "step", "auxk") if any(key[1] == s for key in median)]
     text = f"### {case}: d {c['d']}, {c['m']} latents, k {c['k']}, batch {c['n']}, {a.threads} thread{'s' * (a.threads > 1)}, {a.rounds} rounds\n\n"
-    text += "Median ms of wall / CPU time; in brackets the ratio of wall times to ours.\n\n"
+    text += "Median ms of wall / CPU time; in brackets the ratios of both to ours.\n\n"
     text += "| | " + " | ".join(stages) + " | peak above state, MiB |\n|" + "---|" * (len(stages) + 2) + "\n"
     for name in dict.fromkeys(key[0] for key in median):
         cells = []
         for stage in stages:
             m, ours = median.get((name, stage)), median.get(("lapidary", stage))
-            ratio = f" ({m['wall_ms'] / ours['wall_ms']:.2f}x)" if m and ours and name != "lapidary" else ""
+            ratio = ""
+            if m and ours and name != "lapidary":
+                ratio = f" ({m['wall_ms'] / ours['wall_ms']:.2f}x / {m['cpu_ms'] / ours['cpu_ms']:.2f}x)"
             cells.append(f"{m['wall_ms']:.1f} / {m['cpu_ms']:.1f}{ratio}" if m else "")
         above = (memory.get(name) or {}).get("peak_above_state_bytes")
         text += f"| {name} | " + " | ".join(cells) + f" | {'' if above is None else round(above / 2**20)} |\n"
@@ -693,7 +708,8 @@ def section(a, case, samples, memory, skipped):
         share = sum(s["foreign"] * s["wall_ms"] for s in seen) / sum(s["wall_ms"] for s in seen)
         text += f"\nOthers used {100 * share:.0f} % of the machine while samples were taken.\n"
     if c["arch"] == "topk" and {("lapidary", "step"), ("lapidary", "auxk")} <= median.keys():
-        text += f"\nAuxK active against idle: {median['lapidary', 'auxk']['wall_ms'] / median['lapidary', 'step']['wall_ms']:.2f}x.\n"
+        active, cpu = (median["lapidary", "auxk"][of] / median["lapidary", "step"][of] for of in ("wall_ms", "cpu_ms"))
+        text += f"\nAuxK active against idle: {active:.2f}x of wall, {cpu:.2f}x of CPU time.\n"
     for name, why in skipped.items():
         text += f"\nSkipped: {name} ({why})\n"
     return text
