@@ -347,11 +347,20 @@ class DictionaryLearning(Peer):
             device="cpu",
         )
         self.trainer.dead_feature_threshold = c["dead_after"]
+        self.forced, loss = False, self.trainer.get_auxiliary_loss
+
+        def auxiliary(*arguments):
+            if self.forced:  # by now it has taken back those that fire in this very batch, early in training most of them
+                counters(self.trainer.num_tokens_since_fired, True)
+            return loss(*arguments)
+
+        self.trainer.get_auxiliary_loss = auxiliary
 
     def parameters(self):
         return list(self.trainer.ae.parameters())
 
     def dead(self, on):
+        self.forced = on
         counters(self.trainer.num_tokens_since_fired, on)
 
     def encode(self, x):

@@ -12,7 +12,7 @@ pub fn cpu_seconds() -> Option<f64> {
         // SAFETY: `time` is a valid place for the answer, and nothing else is touched.
         let done = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) } == 0;
         #[allow(clippy::unnecessary_cast)] // the fields' types differ by platform
-        done.then(|| time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64)
+        done.then_some(time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64)
     }
     #[cfg(not(unix))]
     None

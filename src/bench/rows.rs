@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::corpus::planted::{Planted, PlantedConfig, ZipfConfig};
 use crate::error::{Error, Result};
-use crate::harvest::scan_vectors;
+use crate::harvest::{scan_vectors, VectorBlock};
 use crate::shard::{Shards, Split};
 
 /// Features that fire on a seeded row, in the mean.
@@ -60,14 +60,14 @@ impl BenchRows {
             let skip = shards.rows(Some(Split::HeldOut)).saturating_sub(n_held_out as u64) as usize;
             rows.held_out = first(&shards, &column.name, Split::HeldOut, skip, n_held_out)?;
         } else {
-            scan_vectors(path, column, &mut |total, at, width, x| {
-                let (end, held_from) = (total.saturating_sub(n_held_out as u64), total.saturating_sub(n_held_out as u64).max(at));
+            scan_vectors(path, column, &mut |VectorBlock { total, first, width, x }| {
                 rows.width = width;
-                let upto = end.min(n_train as u64).saturating_sub(at) as usize * width;
-                rows.train.extend_from_slice(&x[..upto.min(x.len())]);
+                let end = total.saturating_sub(n_held_out as u64);
+                let trained = end.min(n_train as u64).saturating_sub(first) as usize * width;
+                rows.train.extend_from_slice(&x[..trained.min(x.len())]);
                 if n_held_out > 0 {
-                    let from = (held_from - at) as usize * width;
-                    rows.held_out.extend_from_slice(&x[from.min(x.len())..]);
+                    let held_out = end.saturating_sub(first) as usize * width;
+                    rows.held_out.extend_from_slice(&x[held_out.min(x.len())..]);
                 }
                 // Without held-out rows there is no need to read to the end.
                 n_held_out > 0 || rows.train.len() < n_train.saturating_mul(width)

@@ -137,21 +137,34 @@ fn open_file(config: &IngestConfig) -> Result<Box<dyn Vectors>> {
     }
 }
 
-/// Hands over the vectors of a file, f32, from front to back in blocks, as long as `each` wants more of them: it gets the number of rows
-/// there are, the number of the block's first, the width, and the block, row-major. `tensor` as in [`IngestConfig`].
+/// Some rows of a file of vectors.
+#[derive(Debug, Clone, Copy)]
+pub struct VectorBlock<'a> {
+    /// Rows of the whole file.
+    pub total: u64,
+    /// Number of the block's first row.
+    pub first: u64,
+    /// Values per row.
+    pub width: usize,
+    /// Row-major `[n, width]`.
+    pub x: &'a [f32],
+}
+
+/// Hands over the vectors of a file, f32, from front to back in blocks, as long as `each` wants more of them. `tensor` as in
+/// [`IngestConfig`].
 ///
 /// # Errors
 /// When the file is no array of vectors, or ends early.
-pub fn scan_vectors(from: &Path, tensor: Option<&str>, each: &mut dyn FnMut(u64, u64, usize, &[f32]) -> bool) -> Result<()> {
+pub fn scan_vectors(from: &Path, tensor: Option<&str>, each: &mut dyn FnMut(VectorBlock<'_>) -> bool) -> Result<()> {
     let config = IngestConfig { from: from.to_path_buf(), tensor: tensor.map(str::to_string), ..Default::default() };
     let mut vectors = open_file(&config)?;
-    let (total, width, mut at) = (vectors.rows(), vectors.width(), 0);
+    let (total, width, mut first) = (vectors.rows(), vectors.width(), 0);
     loop {
         let chunk = vectors.next(CHUNK_ROWS)?;
-        if chunk.n == 0 || !each(total, at, width, &chunk.x) {
+        if chunk.n == 0 || !each(VectorBlock { total, first, width, x: &chunk.x }) {
             return Ok(());
         }
-        at += chunk.n as u64;
+        first += chunk.n as u64;
     }
 }
 
