@@ -25,7 +25,7 @@ mod write;
 pub use crate::artefact::Mode;
 pub use config::{HarvestConfig, MaskRule, Plan};
 pub use forward::passes;
-pub use ingest::{ingest, IngestConfig, PlantedSource};
+pub use ingest::{ingest, scan_vectors, IngestConfig, PlantedSource, VectorBlock};
 pub use report::HarvestReport;
 pub use stream::{Spot, Stream};
 

@@ -37,7 +37,8 @@ pub mod train;
 // Stages joined without files between.
 pub mod stream;
 
-// What the papers claim, tried.
+// What the papers claim, tried; what a step costs, timed.
+pub mod bench;
 pub mod claims;
 
 // Settings, composed.

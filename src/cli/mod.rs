@@ -102,9 +102,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             requirements
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
-        Verb::Bench(args) => match &args.what {
-            bench::What::Claims(args) => output.report(&bench::run(args, output)?),
-        },
+        Verb::Bench(args) => bench::run(args, output),
         Verb::Inspect(args) => output.report(&inspect::run(args, &device, output)?),
         Verb::Config(args) => output.report(&config::run(args)?),
     }

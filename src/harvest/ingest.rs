@@ -137,6 +137,37 @@ fn open_file(config: &IngestConfig) -> Result<Box<dyn Vectors>> {
     }
 }
 
+/// Some rows of a file of vectors.
+#[derive(Debug, Clone, Copy)]
+pub struct VectorBlock<'a> {
+    /// Rows of the whole file.
+    pub total: u64,
+    /// Number of the block's first row.
+    pub first: u64,
+    /// Values per row.
+    pub width: usize,
+    /// Row-major `[n, width]`.
+    pub x: &'a [f32],
+}
+
+/// Hands over the vectors of a file, f32, from front to back in blocks, as long as `each` wants more of them. `tensor` as in
+/// [`IngestConfig`].
+///
+/// # Errors
+/// When the file is no array of vectors, or ends early.
+pub fn scan_vectors(from: &Path, tensor: Option<&str>, each: &mut dyn FnMut(VectorBlock<'_>) -> bool) -> Result<()> {
+    let config = IngestConfig { from: from.to_path_buf(), tensor: tensor.map(str::to_string), ..Default::default() };
+    let mut vectors = open_file(&config)?;
+    let (total, width, mut first) = (vectors.rows(), vectors.width(), 0);
+    loop {
+        let chunk = vectors.next(CHUNK_ROWS)?;
+        if chunk.n == 0 || !each(VectorBlock { total, first, width, x: &chunk.x }) {
+            return Ok(());
+        }
+        first += chunk.n as u64;
+    }
+}
+
 /// Writes the vectors of a file as shards. `Resume` begins an unfinished ingestion again: it is quick.
 ///
 /// # Errors

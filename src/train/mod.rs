@@ -24,6 +24,7 @@ pub use pam::PamConfig;
 pub use permuted::Permuted;
 pub use run::{train, Beginning, Look, Member, Mode, TrainReport, TrainedMember};
 pub use schedule::Schedule;
+pub(crate) use source::normalised;
 pub use source::{Cursor, Forward, RowSource, SourceReport};
 
 /// The `[train]` table. Learning rates are for rows of mean squared norm `d_in`.

@@ -281,3 +281,33 @@ fn help_teaches_and_settings_round_trip() {
     let again = done(dir.path(), &["config", "--config", "run.toml", "--json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&again).unwrap()["train"]["batch"], 77);
 }
+
+#[test]
+fn a_step_is_timed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let small = ["bench", "step", "--d", "16", "--d-sae", "64", "--k", "4", "--batch", "32", "--steps", "2"];
+    let with = |extra: &[&'static str]| small.iter().chain(extra).copied().collect::<Vec<_>>();
+    let report: serde_json::Value = serde_json::from_str(&done(dir, &with(&["--baselines", "--json", "--threads", "1"]))).unwrap();
+    assert_eq!((&report["n"], &report["d"], &report["d_sae"], &report["k"]), (&32.into(), &16.into(), &64.into(), &4.into()));
+    assert_eq!((&report["arch"], &report["threads"]), (&"topk".into(), &1.into()));
+    let stages = report["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["encode", "step", "auxk", "dense", "sorted"]);
+    for stage in stages {
+        let (median, min) = (stage["median_wall_ms"].as_f64().unwrap(), stage["min_wall_ms"].as_f64().unwrap());
+        assert!(min > 0.0 && min <= median && stage["tokens_per_s"].as_f64().unwrap() > 0.0 && stage["samples"] == 2, "{stage}");
+    }
+    // Encoder, decoder and both biases, thrice: parameters and two moments.
+    assert_eq!(report["memory"]["state_bytes"], 3 * 4 * (2 * 64 * 16 + 64 + 16));
+    let text = done(dir, &with(&["--aux-dead", "0", "--arch", "mp"]));
+    assert!(text.contains("encode") && !text.contains("auxk"), "{text}");
+
+    let quality: serde_json::Value = serde_json::from_str(&done(dir, &with(&["--fvu-tokens", "6_400", "--lr", "3e-3", "--json"]))).unwrap();
+    let fvu = quality["quality"]["fvu"].as_f64().unwrap();
+    assert!(quality["quality"]["held_out_rows"] == 8192 && fvu > 0.0 && fvu < 1.0, "{quality}");
+
+    assert_eq!(refused(dir, &with(&["--screen", "sieve"])).0, 2);
+    assert_eq!(refused(dir, &with(&["--arch", "mp", "--baselines"])).0, 2);
+    assert_eq!(refused(dir, &["bench", "step", "--from", "nowhere.npy"]).0, 2);
+}

@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("score", &["dictionary", "encode", "shard", "host", "corpus", "kernels"]),
     ("plot", &["score", "encode", "dictionary", "train"]),
     ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
+    ("bench", &["corpus", "harvest", "shard", "sae", "train", "dictionary", "kernels"]),
     ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score"]),
     ("codes", &[]),
 ];
