@@ -269,6 +269,8 @@ impl StepBench {
     /// As [`StepBench::sample`].
     pub fn memory(&mut self) -> Result<MemoryReport> {
         let state_bytes = self.state_bytes();
+        // Of the stage `encode`, not of a step: a learner has its own.
+        self.gram = None;
         let reset = Memory::reset_peak();
         self.sample(Stage::Step)?;
         let peak = Memory::now().filter(|_| reset).zip(self.base);
