@@ -233,6 +233,21 @@ class FastScaled(Fast):
         self.enc.data *= 3**-0.5
 
 
+class FastOurs(Fast):
+    """From the dictionary that ours started from (--start): what is left of a difference is not the start's."""
+
+    stages = ()
+
+    def __init__(self, c, rows):
+        from safetensors.torch import load_file
+
+        super().__init__(c, rows)
+        if c.get("start"):  # none for the small one that only loads what libraries load
+            saved = load_file(f"{c['start']}/dictionary.safetensors")
+            for to, name in [(self.enc, "w_enc"), (self.dec, "w_dec"), (self.b_enc, "b_enc"), (self.b_dec, "b_dec")]:
+                to.data.copy_(saved[name].view_as(to))
+
+
 class Sparsify(Peer):
     """EleutherAI's sparsify: what Trainer.fit does with a batch of one hook point, with Adam."""
 
@@ -431,6 +446,7 @@ PEERS = {
         "torch bf16": DenseBf16,
         "fast": Fast,
         "fast, encoder rows of 0.577": FastScaled,
+        "fast, our start": FastOurs,
         "sparsify": Sparsify,
         "SAELens": SaeLens,
         "dictionary_learning": DictionaryLearning,
@@ -473,7 +489,7 @@ def peak_of(work):
     return status("VmHWM:")
 
 
-def child(name, case, path, threads, dead_after):
+def child(name, case, path, threads, dead_after, start):
     """Answers each line of stdin with one line: `encode`, `step`, `auxk`, `memory`, `fvu N`."""
     os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")  # its CUDA decoder is chosen at import, wherever triton is installed
     os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
@@ -486,7 +502,7 @@ def child(name, case, path, threads, dead_after):
     import warnings
 
     warnings.filterwarnings("ignore")
-    c = CASES[case] | {"dead_after": dead_after}
+    c = CASES[case] | {"dead_after": dead_after, "start": start}
     try:
         import numpy as np
         import torch
@@ -496,7 +512,7 @@ def child(name, case, path, threads, dead_after):
         all_rows = np.load(path, mmap_mode="r")
         rows = torch.from_numpy(np.array(all_rows[: BATCHES * c["n"]]))
         # Libraries load what they load at first use: that is no memory of a step.
-        small = c | dict(m=16 * c["k"])
+        small = c | dict(m=16 * c["k"], start=None)
         PEERS[c["arch"]][name](small, rows).step(rows[:64])
         gc.collect()
         base = status("VmRSS:")
@@ -637,6 +653,7 @@ def start(a, name, case, data, skipped):
     else:
         dead_after = NEVER if a.fvu_tokens is None else a.dead_after
         command = [sys.executable, __file__, "--child", name, "--cases", case, "--from", data, "--threads", a.threads, "--dead-after", dead_after]
+        command += ["--start", a.start] if a.start else []
     try:
         program = Program([str(part) for part in command], a.threads)
     except (OSError, RuntimeError) as e:
@@ -731,6 +748,8 @@ def quality(a, case, data, log):
     if re.search(a.only, f"{case}/lapidary/fvu"):
         command = [a.lapidary, "bench", "step", "--from", data, "--arch", c["arch"], "--d-sae", c["m"], "--k", c["k"], "--batch", c["n"]]
         command += ["--lr", LR, "--fvu-tokens", tokens, "--threads", a.threads, "--json", "--set", f"sae.aux_k.dead_after_tokens={a.dead_after}"]
+        a.start = str(Path(a.out) / f"start-{case}")
+        command += ["--start-out", a.start]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
         results["lapidary"] = json.loads(done.stdout)["quality"]
     for name in PEERS[c["arch"]]:
@@ -761,10 +780,11 @@ def main():
     p.add_argument("--fvu-tokens", type=int, metavar="N", help="measure quality instead of time")
     p.add_argument("--dead-after", type=int, default=40960, help="--fvu-tokens: rows of silence after which a latent is dead")
     p.add_argument("--out", default="steps", help="folder for steps.jsonl and steps.md")
+    p.add_argument("--start", help=argparse.SUPPRESS)
     p.add_argument("--child", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child:
-        return child(a.child, a.cases, a.data, a.threads, a.dead_after)
+        return child(a.child, a.cases, a.data, a.threads, a.dead_after, a.start)
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
     text = ""

@@ -292,8 +292,7 @@ impl StepBench {
             self.sample(Stage::Step)?;
         }
         let seconds = started.elapsed().as_secs_f64();
-        let (d, n) = (self.rows.width, self.rows.n_train().min(self.config.train.init_rows));
-        let dictionary = self.learner.finish(self.scale, &tensor(&self.rows, 0, n, self.scale)?)?;
+        let (d, dictionary) = (self.rows.width, self.dictionary()?);
         let held_out = self.rows.held_out.len() / d;
         let (fvu, l0) = fvu(&dictionary, &self.rows.held_out, d)?;
         let silence = self.learner.silence();
@@ -307,6 +306,15 @@ impl StepBench {
             dead_after_tokens: silence.dead_after_tokens,
             seconds,
         })
+    }
+
+    /// The dictionary as it stands, in the rows' own units.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn dictionary(&self) -> Result<Dictionary> {
+        let n = self.rows.n_train().min(self.config.train.init_rows);
+        self.learner.finish(self.scale, &tensor(&self.rows, 0, n, self.scale)?)
     }
 
     /// A report of what was measured so far.

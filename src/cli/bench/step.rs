@@ -76,6 +76,9 @@ pub struct Args {
     /// Train on N rows, and report the held-out FVU instead of times.
     #[arg(long, value_name = "N", value_parser = count)]
     pub fvu_tokens: Option<u64>,
+    /// Save the dictionary that --fvu-tokens starts from, for other programs to start from too.
+    #[arg(long, value_name = "DIR", requires = "fvu_tokens")]
+    pub start_out: Option<PathBuf>,
     /// Answer requests on stdin, one stage per line, with JSON lines: for scripts that alternate between programs.
     #[arg(long, hide = true)]
     pub serve: bool,
@@ -128,6 +131,9 @@ fn screen(name: &str) -> Result<Screen> {
 pub fn run(args: &Args, output: &Output) -> Result<StepReport> {
     let mut bench = prepare(args)?;
     if let Some(tokens) = args.fvu_tokens {
+        if let Some(dir) = &args.start_out {
+            bench.dictionary()?.save(dir)?;
+        }
         output.note(&format!("training on {tokens} rows"));
         let quality = bench.quality(tokens)?;
         return Ok(bench.report(Vec::new(), None, Some(quality)));
