@@ -1,6 +1,6 @@
 //! Which rows of a block a latent may matter to: those where the screen's value plus its bound reaches the row's threshold.
 
-use super::isa::Isa;
+use super::isa::{Isa, Level};
 use super::panels::BLOCK;
 
 /// What the gate knows of the rows of a block; unused places have an infinite threshold.
@@ -105,10 +105,10 @@ pub fn pass(isa: Isa, rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK])
             sweep(rows, latent, pre)
         }
         // SAFETY: `isa` was detected on this machine.
-        match isa {
-            Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { sweep_avx512(rows, latent, pre) },
-            Isa::Avx2 => return unsafe { avx2(rows, latent, pre) },
-            Isa::Portable => {}
+        match isa.level {
+            Level::Avx512 => return unsafe { sweep_avx512(rows, latent, pre) },
+            Level::Avx2 => return unsafe { avx2(rows, latent, pre) },
+            Level::Portable => {}
         }
     }
     let _ = isa;

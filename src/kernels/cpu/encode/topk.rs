@@ -1,0 +1,101 @@
+//! The k largest of each row, in two rounds of exact scores: first those that the bounds put on top, whose scores say how much another
+//! latent must be able to reach; then the others that may.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::candidates::{key, kth_below, Candidates, LEAST};
+use super::entries::Order;
+use super::exact::Entry;
+use super::panels::BLOCK;
+use super::screen::Encoder;
+
+/// Most rows that are worked on together: enough that candidates share latents, few enough that they stay in cache.
+const ROWS: usize = 4 * BLOCK;
+
+#[derive(Default)]
+struct Scratch {
+    candidates: Vec<Candidates>,
+    entries: Vec<Entry>,
+    order: Order,
+    /// Per row: keys of what it ranks by, and values.
+    keys: Vec<Vec<(u64, f32)>>,
+    ranked: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Encodes rows `x`; `indices` and `values` `[n, k]` are filled from the left of each row.
+pub fn encode(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, indices: &mut [u32], values: &mut [f32]) {
+    let d = encoder.d;
+    let rows = (x.len() / d).div_ceil(4 * rayon::current_num_threads()).next_multiple_of(BLOCK).min(ROWS);
+    (x.par_chunks(rows * d), indices.par_chunks_mut(rows * k), values.par_chunks_mut(rows * k)).into_par_iter().for_each(
+        |(x, indices, values)| {
+            // Taken out, so that nothing breaks should this thread come here again meanwhile.
+            let mut scratch = SCRATCH.take();
+            block(encoder, x, k, ranks, &mut scratch);
+            for (q, keys) in scratch.keys.iter_mut().enumerate().take(x.len() / d) {
+                keep_largest(keys, k);
+                keys.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.0));
+                for (slot, (key, value)) in keys.iter().enumerate() {
+                    indices[q * k + slot] = !(*key as u32);
+                    values[q * k + slot] = *value;
+                }
+            }
+            SCRATCH.set(scratch);
+        },
+    );
+}
+
+fn keep_largest(keys: &mut Vec<(u64, f32)>, k: usize) {
+    if keys.len() > k {
+        keys.select_nth_unstable_by(k - 1, |a, b| b.0.cmp(&a.0));
+        keys.truncate(k);
+    }
+}
+
+/// Leaves in `scratch.keys` all scores of each row that may be among its k largest.
+fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scratch: &mut Scratch) {
+    let (rows, isa) = (x.len() / encoder.d, encoder.isa);
+    let Scratch { candidates, entries, order, keys, ranked } = scratch;
+    candidates.resize_with(rows.max(candidates.len()), Candidates::default);
+    candidates.iter_mut().for_each(|c| c.reset(k));
+    keys.resize_with(rows.max(keys.len()), Vec::new);
+    keys.iter_mut().for_each(Vec::clear);
+    let put = |keys: &mut [Vec<(u64, f32)>], e: &Entry| {
+        let ranked = ranks.map_or(e.value, |r| e.value * r[e.latent as usize]);
+        if ranked > 0.0 {
+            keys[e.row as usize].push((key(ranked, e.latent), e.value));
+        }
+    };
+    let whole = encoder.walk(
+        x,
+        |j| ranks.map_or(1.0, |r| r[j]),
+        |_| None,
+        |j, q, low, high| candidates[q].push(isa, low, high, j),
+    );
+    entries.clear();
+    for (q, candidates) in candidates.iter_mut().enumerate().take(rows).filter(|(q, _)| !whole[*q]) {
+        candidates.first(isa, |latent| entries.push(Entry { latent, row: q as u32, value: 0.0 }));
+    }
+    encoder.score(x, entries, order);
+    entries.iter().for_each(|e| put(keys, e));
+    entries.clear();
+    for (q, candidates) in candidates.iter_mut().enumerate().take(rows).filter(|(q, _)| !whole[*q]) {
+        ranked.clear();
+        ranked.extend(keys[q].iter().map(|(key, _)| f32::from_bits((key >> 32) as u32)));
+        let least = kth_below(isa, ranked, k, LEAST, 24);
+        candidates.others(least, |latent| entries.push(Entry { latent, row: q as u32, value: 0.0 }));
+    }
+    encoder.score(x, entries, order);
+    entries.iter().for_each(|e| put(keys, e));
+    for (q, _) in whole.iter().enumerate().filter(|(_, &whole)| whole) {
+        encoder.score_whole(x, q, entries, |part| {
+            part.iter().for_each(|e| put(keys, e));
+            keep_largest(&mut keys[q], k);
+        });
+    }
+}
