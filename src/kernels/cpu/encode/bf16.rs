@@ -160,8 +160,8 @@ fn group_avx512(rows: &[u32], latents: &[u32], out: &mut [[f32; BLOCK]; GROUP]) 
     }
 }
 
-/// Calls `visit(latent of the panel, products)` for `m` latents, in order.
-pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl FnMut(usize, &[f32; BLOCK])) {
+/// Calls `visit(first latent of the panel, products)` for the `m` latents, some at a time, in order.
+pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl FnMut(usize, &[[f32; BLOCK]])) {
     let mut out = [[0f32; BLOCK]; GROUP];
     let per_group = rows.pairs.len() / BLOCK * GROUP;
     for (g, latents) in panel.pairs.chunks_exact(per_group).enumerate() {
@@ -174,9 +174,7 @@ pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl Fn
         }
         #[cfg(not(target_arch = "x86_64"))]
         group_portable(&rows.pairs, latents, &mut out);
-        for (i, line) in out.iter().enumerate().take(m - (g * GROUP).min(m)) {
-            visit(g * GROUP + i, line);
-        }
+        visit(g * GROUP, &out[..GROUP.min(m - g * GROUP)]);
     }
     let _ = isa;
 }

@@ -16,24 +16,27 @@ pub struct Candidates {
     lows: Vec<f32>,
     highs: Vec<f32>,
     latents: Vec<u32>,
+    /// Used length of the lists.
+    len: usize,
     k: usize,
     /// At least k latents score this much: an upper bound below it is out.
     threshold: f32,
-    /// Length at which the list is thinned out.
-    full: usize,
 }
 
 impl Candidates {
     /// None yet.
     pub fn reset(&mut self, k: usize) {
-        self.clear();
-        (self.k, self.threshold, self.full) = (k, LEAST, 4 * k + 32);
+        (self.len, self.k, self.threshold) = (0, k, LEAST);
+        let room = 4 * k + 32;
+        if self.lows.len() < room {
+            self.grow(room);
+        }
     }
 
-    fn clear(&mut self) {
-        self.lows.clear();
-        self.highs.clear();
-        self.latents.clear();
+    fn grow(&mut self, room: usize) {
+        self.lows.resize(room, 0.0);
+        self.highs.resize(room, 0.0);
+        self.latents.resize(room, 0);
     }
 
     /// Adds one; the row's new threshold, where it rose.
@@ -42,58 +45,43 @@ impl Candidates {
         if high < self.threshold {
             return None;
         }
-        self.lows.push(low);
-        self.highs.push(high);
-        self.latents.push(latent);
-        (self.lows.len() >= self.full).then(|| {
-            self.thin(isa, 8);
-            // Many within the bound of each other: do not come back for each of them.
-            self.full = self.full.max(self.lows.len() + self.lows.len() / 2);
-            self.threshold
-        })
+        let len = self.len;
+        (self.lows[len], self.highs[len], self.latents[len]) = (low, high, latent);
+        self.len = len + 1;
+        (self.len == self.lows.len()).then(|| self.make_room(isa))
+    }
+
+    #[cold]
+    fn make_room(&mut self, isa: Isa) -> f32 {
+        self.thin(isa, 8);
+        // Many within the bound of each other: do not come back for each of them.
+        if self.len > self.lows.len() * 2 / 3 {
+            self.grow(self.len * 2);
+        }
+        self.threshold
     }
 
     fn thin(&mut self, isa: Isa, steps: usize) {
-        self.threshold = kth_below(isa, &self.lows, self.k, self.threshold, steps);
-        let mut kept = 0;
-        for i in 0..self.lows.len() {
-            let stays = self.highs[i] >= self.threshold;
-            (self.lows[kept], self.highs[kept], self.latents[kept]) = (self.lows[i], self.highs[i], self.latents[i]);
+        self.threshold = kth_below(isa, &self.lows[..self.len], self.k, self.threshold, steps);
+        let (mut kept, threshold) = (0, self.threshold);
+        let (lows, highs, latents) = (&mut self.lows[..self.len], &mut self.highs[..self.len], &mut self.latents[..self.len]);
+        for i in 0..lows.len() {
+            let stays = highs[i] >= threshold;
+            (lows[kept], highs[kept], latents[kept]) = (lows[i], highs[i], latents[i]);
             kept += usize::from(stays);
         }
-        self.lows.truncate(kept);
-        self.highs.truncate(kept);
-        self.latents.truncate(kept);
+        self.len = kept;
     }
 
-    /// The first latents to score: k or a few more that bounds put on top, or all if those are few. They leave the list.
-    pub fn first(&mut self, isa: Isa, mut visit: impl FnMut(u32)) {
-        self.thin(isa, 16);
-        if self.lows.len() <= self.k + self.k / 8 || self.threshold == LEAST {
-            self.latents.iter().for_each(|&j| visit(j));
-            self.clear();
-            return;
-        }
-        let mut kept = 0;
-        for i in 0..self.lows.len() {
-            let (low, high, latent) = (self.lows[i], self.highs[i], self.latents[i]);
-            if low >= self.threshold {
-                visit(latent);
+    /// The first latents to score: k or a few more that bounds put on top, or all if those are few; and the others, with upper bounds.
+    pub fn split(&mut self, isa: Isa, mut first: impl FnMut(u32), mut other: impl FnMut(f32, u32)) {
+        self.thin(isa, 12);
+        let all = self.len <= self.k + self.k / 8 || self.threshold == LEAST;
+        for i in 0..self.len {
+            if all || self.lows[i] >= self.threshold {
+                first(self.latents[i]);
             } else {
-                (self.highs[kept], self.latents[kept]) = (high, latent);
-                kept += 1;
-            }
-        }
-        self.lows.clear();
-        self.highs.truncate(kept);
-        self.latents.truncate(kept);
-    }
-
-    /// Those of the others that may reach `least`.
-    pub fn others(&self, least: f32, mut visit: impl FnMut(u32)) {
-        for (&high, &latent) in self.highs.iter().zip(&self.latents) {
-            if high >= least {
-                visit(latent);
+                other(self.highs[i], self.latents[i]);
             }
         }
     }
@@ -113,7 +101,8 @@ fn bisect(values: &[f32], k: usize, from: f32, steps: usize) -> f32 {
     for _ in 0..steps {
         let middle = low + (high - low) * 0.5;
         match count(values, middle) {
-            n if n == k => return middle,
+            // The least of just these is the k-th largest.
+            n if n == k => return values.iter().map(|&v| if v >= middle { v } else { f32::INFINITY }).fold(f32::INFINITY, f32::min),
             n if n > k => low = middle,
             _ => high = middle,
         }

@@ -74,14 +74,19 @@ fn score_avx512(x: &[f32], d: usize, w: &[f32], bias: &[f32], entries: &mut [Ent
     use std::arch::x86_64::{
         _mm512_add_pd, _mm512_castpd512_pd256, _mm512_cvtps_pd, _mm512_extractf64x4_pd, _mm512_fmadd_pd, _mm512_loadu_pd,
         _mm512_setzero_pd, _mm256_add_pd, _mm256_castpd256_pd128, _mm256_extractf128_pd, _mm256_loadu_ps, _mm_add_pd, _mm_cvtsd_f64,
-        _mm_unpackhi_pd,
+        _mm_unpackhi_pd, _mm_prefetch, _MM_HINT_T0,
     };
     let padded = d.next_multiple_of(LANES);
     let mut wide = vec![0f64; padded];
     let mut tail = [0f32; LANES];
     let whole = d / LANES * LANES;
-    for run in entries.chunk_by_mut(|a, b| a.latent == b.latent) {
+    let mut ahead: Vec<u32> = entries.chunk_by(|a, b| a.latent == b.latent).map(|run| run[0].latent).collect();
+    ahead.push(0);
+    for (run, &next) in entries.chunk_by_mut(|a, b| a.latent == b.latent).zip(&ahead[1..]) {
         let j = run[0].latent as usize;
+        for line in w[next as usize * d..][..d].chunks(16) {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
         wide.iter_mut().zip(&w[j * d..(j + 1) * d]).for_each(|(wide, &v)| *wide = f64::from(v));
         for e in run {
             let row = &x[e.row as usize * d..(e.row as usize + 1) * d];

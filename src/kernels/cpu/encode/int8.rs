@@ -213,8 +213,8 @@ fn group_any(rows: &Rows, latents: &[u32], group: &([i32; GROUP], [f32; GROUP]),
     }
 }
 
-/// Calls `visit(latent of the panel, products)` for `m` latents, in order.
-pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl FnMut(usize, &[f32; BLOCK])) {
+/// Calls `visit(first latent of the panel, products)` for the `m` latents, some at a time, in order.
+pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl FnMut(usize, &[[f32; BLOCK]])) {
     let mut out = [[0f32; BLOCK]; GROUP];
     let per_group = rows.quads.len() / BLOCK * GROUP;
     for (g, (latents, group)) in panel.quads.chunks_exact(per_group).zip(&panel.groups).enumerate() {
@@ -233,9 +233,7 @@ pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl Fn
         }
         #[cfg(not(target_arch = "x86_64"))]
         group_any(rows, latents, group, &mut out);
-        for (i, line) in out.iter().enumerate().take(m - (g * GROUP).min(m)) {
-            visit(g * GROUP + i, line);
-        }
+        visit(g * GROUP, &out[..GROUP.min(m - g * GROUP)]);
     }
     let _ = isa;
 }

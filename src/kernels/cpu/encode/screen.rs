@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::bound::{LatentBounds, RowBound};
 use super::exact::norms;
-use super::gate::{pass, LatentTerms, RowTerms};
+use super::gate::{offer, LatentTerms, RowTerms};
 use super::isa::Isa;
 use super::panels::{product, BLOCK, PANEL};
 use super::{bf16, int8};
@@ -78,7 +78,6 @@ struct Block {
     bf16: bf16::Rows,
     int8: int8::Rows,
     terms: RowTerms,
-    live: u64,
 }
 
 #[derive(Default)]
@@ -154,13 +153,12 @@ impl<'a> Encoder<'a> {
             }
         };
         let mut terms = RowTerms::default();
-        block.live = 0;
         for (q, bound) in bounds.iter().enumerate() {
             if bound.wild {
                 whole[q] = true;
                 continue;
             }
-            block.live |= 1 << q;
+            terms.live |= 1 << q;
             (terms.slope[q], terms.second[q], terms.floor[q]) = (bound.slope, bound.second, bound.floor);
             terms.threshold[q] = f32::from_bits(1);
         }
@@ -190,35 +188,30 @@ impl<'a> Encoder<'a> {
             let m = self.panel.min(self.bias.len() - first);
             let prepared = self.prepared(panel);
             for (b, (x, block)) in x.chunks(BLOCK * self.d).zip(&mut scratch.blocks).enumerate() {
-                let Block { bf16, int8, terms, live } = block;
-                let mut look = |bounds: &LatentBounds, i: usize, pre: &[f32; BLOCK]| {
-                    let j = first + i;
-                    let t = bounds.t.get(i).copied().unwrap_or(0.0);
-                    let latent = LatentTerms { bias: self.bias[j], a: bounds.a[i], t, rank: rank(j), threshold: threshold(j) };
-                    let mut mask = pass(self.isa, terms, &latent, pre) & *live;
-                    while mask != 0 {
-                        let q = mask.trailing_zeros() as usize;
-                        mask &= mask - 1;
-                        let (low, high) = latent.bounds(terms, pre[q], q);
-                        if let Some(threshold) = keep(j as u32, b * BLOCK + q, low, high) {
-                            terms.threshold[q] = threshold;
-                        }
-                    }
+                let Block { bf16, int8, terms } = block;
+                let mut look = |bounds: &LatentBounds, start: usize, lines: &[[f32; BLOCK]]| {
+                    let latent = |i: usize| {
+                        let (i, j) = (start + i, first + start + i);
+                        let t = bounds.t.get(i).copied().unwrap_or(0.0);
+                        LatentTerms { bias: self.bias[j], a: bounds.a[i], t, rank: rank(j), threshold: threshold(j) }
+                    };
+                    offer(self.isa, terms, lines, latent, &mut |i, q, low, high| {
+                        keep((first + start + i) as u32, b * BLOCK + q, low, high)
+                    });
                 };
                 let wild = match prepared {
                     Prepared::F32(bounds) => {
                         let w = &self.w[first * self.d..(first + m) * self.d];
                         product(x, x.len() / self.d, self.d, w, BLOCK, &mut scratch.products);
-                        let (lines, _) = scratch.products.as_chunks::<BLOCK>();
-                        lines.iter().take(m).enumerate().for_each(|(i, pre)| look(bounds, i, pre));
+                        look(bounds, 0, &scratch.products.as_chunks::<BLOCK>().0[..m]);
                         bounds.wild
                     }
                     Prepared::Bf16(panel) => {
-                        bf16::screen(self.isa, bf16, panel, m, |i, pre| look(&panel.bounds, i, pre));
+                        bf16::screen(self.isa, bf16, panel, m, |i, lines| look(&panel.bounds, i, lines));
                         panel.bounds.wild
                     }
                     Prepared::Int8(panel) => {
-                        int8::screen(self.isa, int8, panel, m, |i, pre| look(&panel.bounds, i, pre));
+                        int8::screen(self.isa, int8, panel, m, |i, lines| look(&panel.bounds, i, lines));
                         panel.bounds.wild
                     }
                 };

@@ -11,13 +11,17 @@ use super::exact::Entry;
 use super::panels::BLOCK;
 use super::screen::Encoder;
 
-/// Most rows that are worked on together: enough that candidates share latents, few enough that they stay in cache.
-const ROWS: usize = 4 * BLOCK;
+/// Rows that are screened together: their thresholds and the ends of their lists stay in the first-level caches.
+const SCREENED: usize = 2 * BLOCK;
+/// Most rows whose candidates are scored together: enough that they share latents.
+const ROWS: usize = 4 * SCREENED;
 
 #[derive(Default)]
 struct Scratch {
     candidates: Vec<Candidates>,
     entries: Vec<Entry>,
+    /// What is not scored at first; upper bounds for values.
+    others: Vec<Entry>,
     order: Order,
     /// Per row: keys of what it ranks by, and values.
     keys: Vec<Vec<(u64, f32)>>,
@@ -31,7 +35,7 @@ thread_local! {
 /// Encodes rows `x`; `indices` and `values` `[n, k]` are filled from the left of each row.
 pub fn encode(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, indices: &mut [u32], values: &mut [f32]) {
     let d = encoder.d;
-    let rows = (x.len() / d).div_ceil(4 * rayon::current_num_threads()).next_multiple_of(BLOCK).min(ROWS);
+    let rows = (x.len() / d).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BLOCK).min(ROWS);
     (x.par_chunks(rows * d), indices.par_chunks_mut(rows * k), values.par_chunks_mut(rows * k)).into_par_iter().for_each(
         |(x, indices, values)| {
             // Taken out, so that nothing breaks should this thread come here again meanwhile.
@@ -59,10 +63,9 @@ fn keep_largest(keys: &mut Vec<(u64, f32)>, k: usize) {
 
 /// Leaves in `scratch.keys` all scores of each row that may be among its k largest.
 fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scratch: &mut Scratch) {
-    let (rows, isa) = (x.len() / encoder.d, encoder.isa);
-    let Scratch { candidates, entries, order, keys, ranked } = scratch;
-    candidates.resize_with(rows.max(candidates.len()), Candidates::default);
-    candidates.iter_mut().for_each(|c| c.reset(k));
+    let (rows, d, isa) = (x.len() / encoder.d, encoder.d, encoder.isa);
+    let Scratch { candidates, entries, others, order, keys, ranked } = scratch;
+    candidates.resize_with(SCREENED.max(candidates.len()), Candidates::default);
     keys.resize_with(rows.max(keys.len()), Vec::new);
     keys.iter_mut().for_each(Vec::clear);
     let put = |keys: &mut [Vec<(u64, f32)>], e: &Entry| {
@@ -71,24 +74,34 @@ fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scra
             keys[e.row as usize].push((key(ranked, e.latent), e.value));
         }
     };
-    let whole = encoder.walk(
-        x,
-        |j| ranks.map_or(1.0, |r| r[j]),
-        |_| None,
-        |j, q, low, high| candidates[q].push(isa, low, high, j),
-    );
     entries.clear();
-    for (q, candidates) in candidates.iter_mut().enumerate().take(rows).filter(|(q, _)| !whole[*q]) {
-        candidates.first(isa, |latent| entries.push(Entry { latent, row: q as u32, value: 0.0 }));
+    others.clear();
+    let mut whole = Vec::with_capacity(rows);
+    for x in x.chunks(SCREENED * d) {
+        candidates.iter_mut().for_each(|c| c.reset(k));
+        let of_part = encoder.walk(
+            x,
+            |j| ranks.map_or(1.0, |r| r[j]),
+            |_| None,
+            |j, q, low, high| candidates[q].push(isa, low, high, j),
+        );
+        for (candidates, wild) in candidates.iter_mut().zip(of_part) {
+            let row = whole.len() as u32;
+            whole.push(wild);
+            if !wild {
+                let entry = |latent, value| Entry { latent, row, value };
+                candidates.split(isa, |latent| entries.push(entry(latent, 0.0)), |high, latent| others.push(entry(latent, high)));
+            }
+        }
     }
     encoder.score(x, entries, order);
     entries.iter().for_each(|e| put(keys, e));
     entries.clear();
-    for (q, candidates) in candidates.iter_mut().enumerate().take(rows).filter(|(q, _)| !whole[*q]) {
+    for of_row in others.chunk_by(|a, b| a.row == b.row) {
         ranked.clear();
-        ranked.extend(keys[q].iter().map(|(key, _)| f32::from_bits((key >> 32) as u32)));
+        ranked.extend(keys[of_row[0].row as usize].iter().map(|(key, _)| f32::from_bits((key >> 32) as u32)));
         let least = kth_below(isa, ranked, k, LEAST, 24);
-        candidates.others(least, |latent| entries.push(Entry { latent, row: q as u32, value: 0.0 }));
+        entries.extend(of_row.iter().filter(|e| e.value >= least));
     }
     encoder.score(x, entries, order);
     entries.iter().for_each(|e| put(keys, e));
