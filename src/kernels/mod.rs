@@ -26,7 +26,7 @@ pub use cpu::columns::Columns;
 pub(crate) use cpu::latent_update::dense_gradient;
 pub use cpu::latent_update::{vector_update, Adam, Moments};
 pub use cpu::vector::{dot, sq_norm};
-pub use cpu::{screen, set_screen, Screen};
+pub use cpu::{encode_counts, screen, set_screen, EncodeCounts, Screen};
 
 /// Which latents each row selected: padded rows of width k.
 #[derive(Debug, Clone)]

@@ -7,6 +7,8 @@
 mod bf16;
 mod bound;
 mod candidates;
+mod choice;
+mod counts;
 mod entries;
 mod exact;
 mod gate;
@@ -23,9 +25,10 @@ use super::storage::with_slice;
 use crate::codes::{Codes, PAD};
 use crate::error::Result;
 use crate::kernels::Selection;
-use screen::Encoder;
+use choice::with_encoder;
 
 pub(super) use panels::{panels, BLOCK};
+pub use counts::{encode_counts, EncodeCounts};
 pub use screen::{screen, set_screen, Screen};
 
 /// See [`crate::kernels::encode_topk`].
@@ -36,7 +39,13 @@ pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: O
     let mut values = vec![0f32; n * k];
     with_slice(x, |x: &[f32]| {
         with_slice(w_enc, |w: &[f32]| {
-            with_slice(b_enc, |bias: &[f32]| topk::encode(&Encoder::new(w, bias, d, n), x, k, ranks.as_deref(), &mut indices, &mut values))
+            with_slice(b_enc, |bias: &[f32]| {
+                with_encoder(x, d, w, bias, k, |encoder, rows| {
+                    let of = rows.start * k..rows.end * k;
+                    let x = &x[rows.start * d..rows.end * d];
+                    topk::encode(encoder, x, k, ranks.as_deref(), &mut indices[of.clone()], &mut values[of]);
+                });
+            })
         })
     })???;
     Ok(Selection { indices: Tensor::from_vec(indices, (n, k), x.device())?, values: Tensor::from_vec(values, (n, k), x.device())? })
@@ -46,11 +55,18 @@ pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: O
 pub fn encode_threshold(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, threshold: &Tensor) -> Result<Codes> {
     let (n, d) = x.dims2()?;
     let thresholds: Vec<f32> = threshold.to_vec1()?;
+    let mut codes = Codes::new(thresholds.len());
     with_slice(x, |x: &[f32]| {
         with_slice(w_enc, |w: &[f32]| {
-            with_slice(b_enc, |bias: &[f32]| threshold::encode(&Encoder::new(w, bias, d, n), x, &thresholds))
+            with_slice(b_enc, |bias: &[f32]| {
+                with_encoder(x, d, w, bias, 0, |encoder, rows| {
+                    codes.extend(&threshold::encode(encoder, &x[rows.start * d..rows.end * d], &thresholds));
+                });
+            })
         })
-    })??
+    })???;
+    debug_assert_eq!(codes.n_rows(), n);
+    Ok(codes)
 }
 
 /// Reads a tensor of `T` back as a vector, whatever its shape.

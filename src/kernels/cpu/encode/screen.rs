@@ -1,8 +1,10 @@
 //! Which screen looks first, and the walk of rows over the panels of the encoder.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 use std::sync::OnceLock;
+
+use rayon::prelude::*;
 
 use super::bound::{LatentBounds, RowBound};
 use super::exact::norms;
@@ -42,14 +44,14 @@ pub fn screen() -> Screen {
     }
 }
 
-/// Rows from which rounding the encoder pays.
-const ROWS_FOR_BF16: usize = 256;
-
 /// What screens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    /// Products as they are.
     F32,
+    /// Operands rounded to bf16.
     Bf16,
+    /// Operands rounded to bytes.
     Int8,
 }
 
@@ -67,9 +69,12 @@ pub struct Encoder<'a> {
     pub d: usize,
     pub isa: Isa,
     mode: Mode,
+    outliers: Vec<usize>,
     /// Latents per panel.
     panel: usize,
     panels: Vec<OnceLock<Prepared>>,
+    /// Bits of the largest norm of a latent in the panels made so far.
+    longest: AtomicU32,
 }
 
 /// Rows of one block as the screen needs them, and what the gate knows of them.
@@ -95,21 +100,10 @@ thread_local! {
 const PANEL_BYTES: usize = 384 << 10;
 
 impl<'a> Encoder<'a> {
-    /// `w` `[d_sae, d]`, for a call with `n` rows.
-    pub fn new(w: &'a [f32], bias: &'a [f32], d: usize, n: usize) -> Self {
-        let isa = Isa::best();
-        let mode = match screen() {
-            Screen::Auto if isa.bf16 && n >= ROWS_FOR_BF16 => Mode::Bf16,
-            Screen::Auto | Screen::Off => Mode::F32,
-            Screen::Bf16 => Mode::Bf16,
-            Screen::Int8 if d <= int8::WIDEST => Mode::Int8,
-            Screen::Int8 => Mode::Bf16,
-        };
-        Self::with(isa, mode, w, bias, d)
-    }
-
-    /// With instructions and a screen as given.
-    pub fn with(isa: Isa, mode: Mode, w: &'a [f32], bias: &'a [f32], d: usize) -> Self {
+    /// `w` `[d_sae, d]`, for rows like `x`.
+    pub fn new(isa: Isa, mode: Mode, w: &'a [f32], bias: &'a [f32], x: &[f32], d: usize) -> Self {
+        let mode = if mode == Mode::Int8 && d > int8::WIDEST { Mode::Bf16 } else { mode };
+        let outliers = if mode == Mode::Int8 { int8::outliers(x, d) } else { Vec::new() };
         let group = bf16::GROUP;
         let panel = match mode {
             Mode::F32 => PANEL,
@@ -117,7 +111,19 @@ impl<'a> Encoder<'a> {
             Mode::Int8 => (PANEL_BYTES / d / group).clamp(8, PANEL / group) * group,
         };
         let panels = (0..bias.len().div_ceil(panel)).map(|_| OnceLock::new()).collect();
-        Self { w, bias, d, isa, mode, panel, panels }
+        Self { w, bias, d, isa, mode, outliers, panel, panels, longest: AtomicU32::new(0) }
+    }
+
+    /// What screens.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Makes all panels now rather than as they are come to.
+    pub fn prepare(&self) {
+        (0..self.panels.len()).into_par_iter().for_each(|panel| {
+            self.prepared(panel);
+        });
     }
 
     fn prepared(&self, panel: usize) -> &Prepared {
@@ -125,16 +131,32 @@ impl<'a> Encoder<'a> {
             let first = panel * self.panel;
             let bias = &self.bias[first..self.bias.len().min(first + self.panel)];
             let w = &self.w[first * self.d..(first + bias.len()) * self.d];
-            match self.mode {
+            let prepared = match self.mode {
                 Mode::Bf16 => Prepared::Bf16(bf16::Panel::new(self.isa, w, self.d, bias)),
-                Mode::Int8 => Prepared::Int8(int8::Panel::new(self.isa, w, self.d, bias)),
+                Mode::Int8 => Prepared::Int8(int8::Panel::new(self.isa, w, self.d, bias, &self.outliers)),
                 Mode::F32 => {
                     let mut of_rows = Vec::with_capacity(bias.len());
                     norms(self.isa, w, self.d, &mut of_rows);
                     Prepared::F32(LatentBounds::f32(of_rows, bias))
                 }
-            }
+            };
+            let (Prepared::F32(bounds) | Prepared::Bf16(bf16::Panel { bounds, .. }) | Prepared::Int8(int8::Panel { bounds, .. })) = &prepared;
+            let longest = bounds.a.iter().copied().fold(0f32, f32::max);
+            // Norms are not negative: their bits are ordered.
+            self.longest.fetch_max(longest.to_bits(), Ordering::Relaxed);
+            prepared
         })
+    }
+
+    /// Could f32 products of this row put `kept` and `rejected`, two scores, the other way round?
+    pub fn near(&self, row: &[f32], kept: f32, rejected: f32, norms: &mut Vec<f32>) -> bool {
+        let gap = kept - rejected;
+        if gap > kept * 0.1 {
+            return false;
+        }
+        super::exact::norms(self.isa, row, self.d, norms);
+        let longest = f32::from_bits(self.longest.load(Ordering::Relaxed));
+        gap <= 2.0 * RowBound::f32(norms[0], self.d).slope * longest
     }
 
     fn fill(&self, block: &mut Block, x: &[f32], of_rows: &mut Vec<f32>, whole: &mut [bool]) {
@@ -144,7 +166,7 @@ impl<'a> Encoder<'a> {
                 &block.bf16.bounds
             }
             Mode::Int8 => {
-                block.int8.fill(self.isa, x, self.d);
+                block.int8.fill(self.isa, x, self.d, &self.outliers);
                 &block.int8.bounds
             }
             Mode::F32 => {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::counts::EncodeCounts;
 use super::entries::Order;
 use super::exact::Entry;
 use super::panels::BLOCK;
@@ -49,6 +50,7 @@ fn block(encoder: &Encoder<'_>, x: &[f32], thresholds: &[f32]) -> Codes {
         }
     };
     entries.clear();
+    let mut counts = EncodeCounts { rows: kept.len() as u64, ..EncodeCounts::default() };
     let whole = encoder.walk(
         x,
         |_| 1.0,
@@ -56,6 +58,7 @@ fn block(encoder: &Encoder<'_>, x: &[f32], thresholds: &[f32]) -> Codes {
         |latent, q, _, _| {
             entries.push(Entry { latent, row: q as u32, value: 0.0 });
             if entries.len() >= PART {
+                counts.candidates += entries.len() as u64;
                 encoder.score(x, entries, order);
                 put(&mut kept, entries);
                 entries.clear();
@@ -63,13 +66,17 @@ fn block(encoder: &Encoder<'_>, x: &[f32], thresholds: &[f32]) -> Codes {
             None
         },
     );
+    counts.candidates += entries.len() as u64;
     encoder.score(x, entries, order);
     put(&mut kept, entries);
     for (q, _) in whole.iter().enumerate().filter(|(_, &whole)| whole) {
         kept[q].clear();
+        counts.whole_rows += 1;
+        counts.candidates += encoder.bias.len() as u64;
         encoder.score_whole(x, q, entries, |part| put(&mut kept, part));
     }
     SCRATCH.set(scratch);
+    counts.add();
     let mut codes = Codes::new(thresholds.len());
     for mut row in kept {
         row.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));

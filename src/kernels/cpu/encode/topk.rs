@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::candidates::{key, kth_below, Candidates, LEAST};
+use super::counts::EncodeCounts;
 use super::entries::Order;
 use super::exact::Entry;
 use super::panels::BLOCK;
@@ -14,7 +15,7 @@ use super::screen::Encoder;
 /// Rows that are screened together: their thresholds and the ends of their lists stay in the first-level caches.
 const SCREENED: usize = 2 * BLOCK;
 /// Most rows whose candidates are scored together: enough that they share latents.
-const ROWS: usize = 4 * SCREENED;
+const ROWS: usize = 8 * SCREENED;
 
 #[derive(Default)]
 struct Scratch {
@@ -40,29 +41,41 @@ pub fn encode(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>,
         |(x, indices, values)| {
             // Taken out, so that nothing breaks should this thread come here again meanwhile.
             let mut scratch = SCRATCH.take();
-            block(encoder, x, k, ranks, &mut scratch);
+            let mut counts = block(encoder, x, k, ranks, &mut scratch);
             for (q, keys) in scratch.keys.iter_mut().enumerate().take(x.len() / d) {
-                keep_largest(keys, k);
+                if let (Some((kept, rejected)), None) = (keep_largest(keys, k), ranks) {
+                    counts.near_ties += u64::from(encoder.near(&x[q * d..(q + 1) * d], kept, rejected, &mut scratch.ranked));
+                }
                 keys.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.0));
                 for (slot, (key, value)) in keys.iter().enumerate() {
                     indices[q * k + slot] = !(*key as u32);
                     values[q * k + slot] = *value;
                 }
             }
+            counts.add();
             SCRATCH.set(scratch);
         },
     );
 }
 
-fn keep_largest(keys: &mut Vec<(u64, f32)>, k: usize) {
-    if keys.len() > k {
-        keys.select_nth_unstable_by(k - 1, |a, b| b.0.cmp(&a.0));
-        keys.truncate(k);
-    }
+/// What a key ranks by.
+fn ranked_by(key: u64) -> f32 {
+    f32::from_bits((key >> 32) as u32)
 }
 
-/// Leaves in `scratch.keys` all scores of each row that may be among its k largest.
-fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scratch: &mut Scratch) {
+/// Keeps the k largest, in any order; what the least of them and the largest of the others rank by, where there are others.
+fn keep_largest(keys: &mut Vec<(u64, f32)>, k: usize) -> Option<(f32, f32)> {
+    if keys.len() <= k {
+        return None;
+    }
+    let (_, &mut (least, _), others) = keys.select_nth_unstable_by(k - 1, |a, b| b.0.cmp(&a.0));
+    let rejected = others.iter().map(|entry| entry.0).max()?;
+    keys.truncate(k);
+    Some((ranked_by(least), ranked_by(rejected)))
+}
+
+/// Leaves in `scratch.keys` all scores of each row that may be among its k largest. Near ties are not counted yet.
+fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scratch: &mut Scratch) -> EncodeCounts {
     let (rows, d, isa) = (x.len() / encoder.d, encoder.d, encoder.isa);
     let Scratch { candidates, entries, others, order, keys, ranked } = scratch;
     candidates.resize_with(SCREENED.max(candidates.len()), Candidates::default);
@@ -94,15 +107,17 @@ fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scra
             }
         }
     }
+    let mut counts = EncodeCounts { rows: rows as u64, candidates: entries.len() as u64, ..EncodeCounts::default() };
     encoder.score(x, entries, order);
     entries.iter().for_each(|e| put(keys, e));
     entries.clear();
     for of_row in others.chunk_by(|a, b| a.row == b.row) {
         ranked.clear();
-        ranked.extend(keys[of_row[0].row as usize].iter().map(|(key, _)| f32::from_bits((key >> 32) as u32)));
+        ranked.extend(keys[of_row[0].row as usize].iter().map(|(key, _)| ranked_by(*key)));
         let least = kth_below(isa, ranked, k, LEAST, 24);
         entries.extend(of_row.iter().filter(|e| e.value >= least));
     }
+    counts.candidates += entries.len() as u64;
     encoder.score(x, entries, order);
     entries.iter().for_each(|e| put(keys, e));
     for (q, _) in whole.iter().enumerate().filter(|(_, &whole)| whole) {
@@ -110,5 +125,8 @@ fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scra
             part.iter().for_each(|e| put(keys, e));
             keep_largest(&mut keys[q], k);
         });
+        counts.whole_rows += 1;
+        counts.candidates += encoder.bias.len() as u64;
     }
+    counts
 }
