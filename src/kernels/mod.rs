@@ -12,6 +12,7 @@
 //!
 //! Not for: learning rules (`sae`), or anything that knows a file.
 
+mod config;
 mod cpu;
 mod cuda;
 
@@ -20,6 +21,7 @@ use candle_core::{Device, Tensor};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
+pub use config::KernelsConfig;
 pub use cpu::batch_topk::nth_largest;
 pub use cpu::columns::Columns;
 #[cfg(test)]

@@ -21,11 +21,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sae", &["kernels", "dictionary"]),
     ("train", &["sae", "dictionary", "shard", "dist", "kernels"]),
     ("stream", &["harvest", "train", "shard"]),
-    ("encode", &["dictionary", "shard", "dist"]),
+    ("encode", &["dictionary", "shard", "dist", "kernels"]),
     ("score", &["dictionary", "encode", "shard", "host", "corpus", "kernels"]),
     ("plot", &["score", "encode", "dictionary", "train"]),
     ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
-    ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score"]),
+    ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score", "kernels"]),
     ("codes", &[]),
 ];
 

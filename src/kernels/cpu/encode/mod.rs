@@ -73,3 +73,6 @@ pub fn encode_threshold(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, threshold: &
 pub fn to_vec<T: WithDType>(tensor: &Tensor) -> Result<Vec<T>> {
     Ok(tensor.flatten_all()?.to_vec1()?)
 }
+
+#[cfg(test)]
+mod tests;
