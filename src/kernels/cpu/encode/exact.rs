@@ -72,9 +72,9 @@ fn score_all<const FUSED: bool>(x: &[f32], d: usize, w: &[f32], bias: &[f32], en
 #[target_feature(enable = "avx512f")]
 fn score_avx512(x: &[f32], d: usize, w: &[f32], bias: &[f32], entries: &mut [Entry]) {
     use std::arch::x86_64::{
-        _mm512_add_pd, _mm512_castpd512_pd256, _mm512_cvtps_pd, _mm512_extractf64x4_pd, _mm512_fmadd_pd, _mm512_loadu_pd,
-        _mm512_setzero_pd, _mm256_add_pd, _mm256_castpd256_pd128, _mm256_extractf128_pd, _mm256_loadu_ps, _mm_add_pd, _mm_cvtsd_f64,
-        _mm_unpackhi_pd, _mm_prefetch, _MM_HINT_T0,
+        _mm256_add_pd, _mm256_castpd256_pd128, _mm256_extractf128_pd, _mm256_loadu_ps, _mm512_add_pd, _mm512_castpd512_pd256,
+        _mm512_cvtps_pd, _mm512_extractf64x4_pd, _mm512_fmadd_pd, _mm512_loadu_pd, _mm512_setzero_pd, _mm_add_pd, _mm_cvtsd_f64,
+        _mm_prefetch, _mm_unpackhi_pd, _MM_HINT_T0,
     };
     let padded = d.next_multiple_of(LANES);
     let mut wide = vec![0f64; padded];

@@ -86,8 +86,8 @@ fn sweep(rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK], bounds: &mut
 #[inline]
 fn sweep_avx512(rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK], bounds: &mut Bounds) -> u64 {
     use std::arch::x86_64::{
-        _mm512_abs_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
-        _mm512_storeu_ps, _mm512_sub_ps, _CMP_GE_OQ,
+        _mm512_abs_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mul_ps,
+        _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps, _CMP_GE_OQ,
     };
     let (bias, slack) = (_mm512_set1_ps(latent.bias), _mm512_set1_ps(super::bound::of_bias(latent.bias)));
     let (a, t) = (_mm512_set1_ps(latent.a), _mm512_set1_ps(latent.t));

@@ -216,8 +216,8 @@ impl Panel {
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn group_avx512(rows: &Rows, latents: &[u32], group: &Group, out: &mut [[f32; BLOCK]; GROUP]) {
     use std::arch::x86_64::{
-        _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_sub_epi32,
+        _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_sub_epi32,
     };
     const REGISTERS: usize = BLOCK / 16;
     assert!(rows.scale.len() == BLOCK);

@@ -1,8 +1,9 @@
-//! Fused encode and selection, exact whatever the instructions: a screen computes products of a block of rows with panels of the encoder
+//! Fused encode and selection, exact whatever the instructions: a screen computes products of blocks of rows with panels of the encoder
 //! in cache, a rigorous bound (`bound`) keeps every latent that might be selected, and those few are scored as the definition says
-//! (`exact`). The screen is f32 (`gemm`) or bf16; it decides how long a call takes and nothing else.
+//! (`exact`), by latent and over many rows (`entries`). The screen is f32 (`gemm`), bf16 or bytes; it decides how long a call takes and
+//! nothing else (`choice`).
 //!
-//! Rayon runs over blocks of rows; a panel's norms, or its rounded form, are made by the first block that comes to it.
+//! Rayon runs over parts of the rows; a panel's norms, or its rounded form, are made by the first part that comes to it.
 
 mod bf16;
 mod bound;
@@ -27,8 +28,8 @@ use crate::error::Result;
 use crate::kernels::Selection;
 use choice::with_encoder;
 
-pub(super) use panels::{panels, BLOCK};
 pub use counts::{encode_counts, EncodeCounts};
+pub(super) use panels::{panels, BLOCK};
 pub use screen::{screen, set_screen, Screen};
 
 /// See [`crate::kernels::encode_topk`].

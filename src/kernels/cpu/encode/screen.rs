@@ -140,7 +140,8 @@ impl<'a> Encoder<'a> {
                     Prepared::F32(LatentBounds::f32(of_rows, bias))
                 }
             };
-            let (Prepared::F32(bounds) | Prepared::Bf16(bf16::Panel { bounds, .. }) | Prepared::Int8(int8::Panel { bounds, .. })) = &prepared;
+            let (Prepared::F32(bounds) | Prepared::Bf16(bf16::Panel { bounds, .. }) | Prepared::Int8(int8::Panel { bounds, .. })) =
+                &prepared;
             let longest = bounds.a.iter().copied().fold(0f32, f32::max);
             // Norms are not negative: their bits are ordered.
             self.longest.fetch_max(longest.to_bits(), Ordering::Relaxed);

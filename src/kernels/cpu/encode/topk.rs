@@ -92,12 +92,7 @@ fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scra
     let mut whole = Vec::with_capacity(rows);
     for x in x.chunks(SCREENED * d) {
         candidates.iter_mut().for_each(|c| c.reset(k));
-        let of_part = encoder.walk(
-            x,
-            |j| ranks.map_or(1.0, |r| r[j]),
-            |_| None,
-            |j, q, low, high| candidates[q].push(isa, low, high, j),
-        );
+        let of_part = encoder.walk(x, |j| ranks.map_or(1.0, |r| r[j]), |_| None, |j, q, low, high| candidates[q].push(isa, low, high, j));
         for (candidates, wild) in candidates.iter_mut().zip(of_part) {
             let row = whole.len() as u32;
             whole.push(wild);
