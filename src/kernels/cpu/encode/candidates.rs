@@ -24,10 +24,10 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// None yet.
-    pub fn reset(&mut self, k: usize) {
+    /// None yet, of `d_sae` latents.
+    pub fn reset(&mut self, k: usize, d_sae: usize) {
         (self.len, self.k, self.threshold) = (0, k, LEAST);
-        let room = 4 * k + 32;
+        let room = (4 * k + 32).min(d_sae + 1);
         if self.lows.len() < room {
             self.grow(room);
         }

@@ -16,6 +16,8 @@ use super::screen::Encoder;
 const SCREENED: usize = 2 * BLOCK;
 /// Most rows whose candidates are scored together: enough that they share latents.
 const ROWS: usize = 8 * SCREENED;
+/// Candidates that are enough to score them.
+const PART: usize = 1 << 20;
 
 #[derive(Default)]
 struct Scratch {
@@ -76,23 +78,17 @@ fn keep_largest(keys: &mut Vec<(u64, f32)>, k: usize) -> Option<(f32, f32)> {
 
 /// Leaves in `scratch.keys` all scores of each row that may be among its k largest. Near ties are not counted yet.
 fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scratch: &mut Scratch) -> EncodeCounts {
-    let (rows, d, isa) = (x.len() / encoder.d, encoder.d, encoder.isa);
-    let Scratch { candidates, entries, others, order, keys, ranked } = scratch;
-    candidates.resize_with(SCREENED.max(candidates.len()), Candidates::default);
-    keys.resize_with(rows.max(keys.len()), Vec::new);
-    keys.iter_mut().for_each(Vec::clear);
-    let put = |keys: &mut [Vec<(u64, f32)>], e: &Entry| {
-        let ranked = ranks.map_or(e.value, |r| e.value * r[e.latent as usize]);
-        if ranked > 0.0 {
-            keys[e.row as usize].push((key(ranked, e.latent), e.value));
-        }
-    };
-    entries.clear();
-    others.clear();
+    let (rows, d, d_sae, isa) = (x.len() / encoder.d, encoder.d, encoder.bias.len(), encoder.isa);
+    scratch.candidates.resize_with(SCREENED.max(scratch.candidates.len()), Candidates::default);
+    scratch.keys.resize_with(rows.max(scratch.keys.len()), Vec::new);
+    scratch.keys.iter_mut().for_each(Vec::clear);
+    let mut counts = EncodeCounts { rows: rows as u64, ..EncodeCounts::default() };
     let mut whole = Vec::with_capacity(rows);
-    for x in x.chunks(SCREENED * d) {
-        candidates.iter_mut().for_each(|c| c.reset(k));
-        let of_part = encoder.walk(x, |j| ranks.map_or(1.0, |r| r[j]), |_| None, |j, q, low, high| candidates[q].push(isa, low, high, j));
+    for part in x.chunks(SCREENED * d) {
+        let Scratch { candidates, entries, others, .. } = scratch;
+        candidates.iter_mut().for_each(|c| c.reset(k, d_sae));
+        let of_part =
+            encoder.walk(part, |j| ranks.map_or(1.0, |r| r[j]), |_| None, |j, q, low, high| candidates[q].push(isa, low, high, j));
         for (candidates, wild) in candidates.iter_mut().zip(of_part) {
             let row = whole.len() as u32;
             whole.push(wild);
@@ -101,27 +97,48 @@ fn block(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scra
                 candidates.split(isa, |latent| entries.push(entry(latent, 0.0)), |high, latent| others.push(entry(latent, high)));
             }
         }
+        if entries.len() + others.len() >= PART {
+            counts.candidates += decide(encoder, x, k, ranks, scratch);
+        }
     }
-    let mut counts = EncodeCounts { rows: rows as u64, candidates: entries.len() as u64, ..EncodeCounts::default() };
+    counts.candidates += decide(encoder, x, k, ranks, scratch);
+    for (q, _) in whole.iter().enumerate().filter(|(_, &whole)| whole) {
+        let Scratch { entries, keys, .. } = scratch;
+        encoder.score_whole(x, q, entries, |part| {
+            part.iter().for_each(|e| put(keys, ranks, e));
+            keep_largest(&mut keys[q], k);
+        });
+        entries.clear();
+        counts.whole_rows += 1;
+        counts.candidates += d_sae as u64;
+    }
+    counts
+}
+
+fn put(keys: &mut [Vec<(u64, f32)>], ranks: Option<&[f32]>, e: &Entry) {
+    let ranked = ranks.map_or(e.value, |r| e.value * r[e.latent as usize]);
+    if ranked > 0.0 {
+        keys[e.row as usize].push((key(ranked, e.latent), e.value));
+    }
+}
+
+/// Scores `scratch.entries`, and those of `scratch.others` that may still be among the k largest; leaves both empty. How many were scored.
+fn decide(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, scratch: &mut Scratch) -> u64 {
+    let Scratch { entries, others, order, keys, ranked, .. } = scratch;
+    let mut n = entries.len();
     encoder.score(x, entries, order);
-    entries.iter().for_each(|e| put(keys, e));
+    entries.iter().for_each(|e| put(keys, ranks, e));
     entries.clear();
     for of_row in others.chunk_by(|a, b| a.row == b.row) {
         ranked.clear();
         ranked.extend(keys[of_row[0].row as usize].iter().map(|(key, _)| ranked_by(*key)));
-        let least = kth_below(isa, ranked, k, LEAST, 24);
+        let least = kth_below(encoder.isa, ranked, k, LEAST, 24);
         entries.extend(of_row.iter().filter(|e| e.value >= least));
     }
-    counts.candidates += entries.len() as u64;
+    n += entries.len();
     encoder.score(x, entries, order);
-    entries.iter().for_each(|e| put(keys, e));
-    for (q, _) in whole.iter().enumerate().filter(|(_, &whole)| whole) {
-        encoder.score_whole(x, q, entries, |part| {
-            part.iter().for_each(|e| put(keys, e));
-            keep_largest(&mut keys[q], k);
-        });
-        counts.whole_rows += 1;
-        counts.candidates += encoder.bias.len() as u64;
-    }
-    counts
+    entries.iter().for_each(|e| put(keys, ranks, e));
+    entries.clear();
+    others.clear();
+    n as u64
 }
