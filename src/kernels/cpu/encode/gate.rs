@@ -66,9 +66,9 @@ fn slack_of_rank(rank: f32) -> f32 {
 fn sweep(rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK], bounds: &mut Bounds) -> u64 {
     let (slack, own, extra) = (super::bound::of_bias(latent.bias), latent.threshold, slack_of_rank(latent.rank));
     let mut any = false;
-    for q in 0..BLOCK {
+    for (q, &pre) in pre.iter().enumerate() {
         let e = rows.slope[q] * latent.a + rows.second[q] * latent.t + (rows.floor[q] + slack);
-        let v = pre[q] + latent.bias;
+        let v = pre + latent.bias;
         let (low, high) = ((v - e) * latent.rank, (v + e) * latent.rank);
         bounds.low[q] = low - low.abs() * extra;
         bounds.high[q] = high + high.abs() * extra;
