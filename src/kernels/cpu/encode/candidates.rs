@@ -1,6 +1,8 @@
 //! What may still be among a row's k largest, from bounds alone.
 
-use super::isa::{Isa, Level};
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
 
 /// Larger value first, then lower index: one unsigned comparison. Values are positive, so their bits are ordered.
 pub fn key(value: f32, index: u32) -> u64 {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct EncodeCounts {
     /// Rows encoded by the fused paths.
     pub rows: u64,
-    /// Scores computed in float64 for them.
+    /// Scores computed in float64 for them; how many depends on the screen, and a little on what the threads did before.
     pub candidates: u64,
     /// Rows of a top-k whose last selected score and best rejected one are closer than an f32 product may be off: where a selection from
     /// f32 products could have differed.

@@ -2,7 +2,9 @@
 //!
 //! Products of f32 are exact in f64, and the sum runs in fixed lanes, so every machine gets the same bits.
 
-use super::isa::{Isa, Level};
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
 
 /// One candidate: a latent for a row, with its score once that is known.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,8 @@
 //! Which rows of a block a latent may matter to: those where the screen's value plus its bound reaches the row's threshold.
 
-use super::isa::{Isa, Level};
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
 use super::panels::BLOCK;
 
 /// What the gate knows of the rows of a block; unused places have an infinite threshold.

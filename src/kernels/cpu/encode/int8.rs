@@ -9,7 +9,9 @@
 
 use super::bound::{LatentBounds, RowBound};
 use super::exact::{above, norms};
-use super::isa::{Isa, Level};
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
 use super::panels::BLOCK;
 
 /// Latents that are worked on together: 6 x 4 registers of sums.

@@ -19,6 +19,7 @@ pub enum Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Isa {
     /// Ordinary arithmetic.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub level: Level,
     /// AVX-512's dot products of bf16 pairs.
     pub bf16: bool,

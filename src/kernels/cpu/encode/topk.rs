@@ -12,10 +12,10 @@ use super::exact::Entry;
 use super::panels::BLOCK;
 use super::screen::Encoder;
 
-/// Rows that are screened together: their thresholds and the ends of their lists stay in the first-level caches.
-const SCREENED: usize = 2 * BLOCK;
+/// Rows that are screened together: few enough that their lists stay in cache, enough that a panel is not fetched again too often.
+const SCREENED: usize = 4 * BLOCK;
 /// Most rows whose candidates are scored together: enough that they share latents.
-const ROWS: usize = 8 * SCREENED;
+const ROWS: usize = 4 * SCREENED;
 /// Candidates that are enough to score them.
 const PART: usize = 1 << 20;
 
