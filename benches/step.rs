@@ -19,7 +19,7 @@ fn stages(c: &mut Criterion) {
         let xc = x.broadcast_sub(&coder.b_dec).expect("same width");
         let selection = encode_topk(&xc, &coder.w_enc, &coder.b_enc, size.k, None).expect("it encodes");
         let xhat = sparse_decode(&selection, &coder.w_dec, Some(&coder.b_dec)).expect("it decodes");
-        let columns = Columns::new(&selection, size.m, None).expect("it sorts");
+        let columns = Columns::new(&selection, size.m).expect("it sorts");
         let residual = ((xhat - &x).expect("same shape") * (2.0 / (size.n * size.d) as f64)).expect("a factor");
         let b_dec = residual.sum(0).expect("a sum");
         let grad = SparseGrad { x: xc, terms: vec![Term::codes(columns, residual)], b_dec, centred: true, pull: None };
@@ -32,7 +32,7 @@ fn stages(c: &mut Criterion) {
         let mut g = group(c, "stage", size);
         let id = |name: &str| BenchmarkId::new(name, size.id());
         g.bench_function(id("decode"), |b| b.iter(|| sparse_decode(&selection, &coder.w_dec, Some(&coder.b_dec))));
-        g.bench_function(id("columns"), |b| b.iter(|| Columns::new(&selection, size.m, None)));
+        g.bench_function(id("columns"), |b| b.iter(|| Columns::new(&selection, size.m)));
         g.bench_function(id("measure"), |b| b.iter(|| grad.measure(coder, true)));
         g.bench_function(id("update"), |b| b.iter(|| grad.update(coder, &moments, &measured, &adam, true)));
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::CorpusConfig;
 use crate::error::{Error, Result};
 use crate::harvest::HarvestConfig;
+use crate::kernels::KernelsConfig;
 use crate::sae::SaeConfig;
 use crate::train::TrainConfig;
 
@@ -28,6 +29,8 @@ pub struct RunConfig {
     pub sae: SaeConfig,
     /// The training loop.
     pub train: TrainConfig,
+    /// How things are computed; any verb, no effect on results.
+    pub kernels: KernelsConfig,
 }
 
 /// The `[host]` table.
@@ -143,6 +146,15 @@ impl Layers {
         parts.fold(first, |value, part| value.and_then(|v| v.get(part))).is_some()
     }
 
+    /// The merged `[kernels]` table alone: it can be read before the flags that complete the others are known.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve), for this table.
+    pub fn kernels(&self) -> Result<KernelsConfig> {
+        let only = self.table.get("kernels").map(|table| ("kernels".to_string(), table.clone()));
+        Ok(from_table::<RunConfig>(only.into_iter().collect())?.kernels)
+    }
+
     /// The merged run file.
     ///
     /// # Errors
@@ -215,6 +227,18 @@ mod tests {
         assert!(error.contains("did you mean `train`"), "{error}");
         assert!(layered(&["train.lr=fast"]).unwrap_err().to_string().contains("train.lr"));
         assert!(layered(&["nothing"]).is_err());
+    }
+
+    #[test]
+    fn the_kernels_table_is_read_alone() {
+        let mut layers = Layers::default();
+        layers.set("sae.no_such_key=1").unwrap();
+        assert_eq!(layers.kernels().unwrap().screen, crate::kernels::Screen::Auto);
+        layers.set("kernels.screen=int8").unwrap();
+        assert_eq!(layers.kernels().unwrap().screen, crate::kernels::Screen::Int8);
+        layers.set("kernels.screen=int9").unwrap();
+        let error = layers.kernels().unwrap_err().to_string();
+        assert!(error.contains("kernels.screen") && error.contains("did you mean `int8`"), "{error}");
     }
 
     #[test]

@@ -221,7 +221,13 @@ fn scored(dictionary: &Path, name: &str, shards: &Path, device: &Device, output:
         shards.display()
     ));
     let args = score::Args {
-        reading: Reading { dictionary: dictionary.to_path_buf(), shards: shards.to_path_buf(), hook: None, activation: None },
+        reading: Reading {
+            dictionary: dictionary.to_path_buf(),
+            shards: shards.to_path_buf(),
+            hook: None,
+            activation: None,
+            settings: Settings::default(),
+        },
         split: SplitChoice::HeldOut,
         splice: splice::Args { model: Some("fable".into()), corpus: None, splice_tokens: 10_000, dtype: None, batch_tokens: None },
         require: Vec::new(),

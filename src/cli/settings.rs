@@ -22,12 +22,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// File and `--set`; the verb puts its flags on top.
+    /// File and `--set`; the verb puts its flags on top. What they say of `[kernels]` holds from here on.
     pub fn layers(&self) -> Result<Layers> {
         let mut layers = Layers::new(self.config.as_deref())?;
         for assignment in &self.sets {
             layers.set(assignment)?;
         }
+        layers.kernels()?.apply();
         Ok(layers)
     }
 }
@@ -111,11 +112,14 @@ pub struct Reading {
     /// mp and omp (matching pursuit, and its orthogonal form) take ,key=value: mp:8,selection=signed,tolerance=0.05,relative=true.
     #[arg(long, value_name = "RULE")]
     pub activation: Option<Activation>,
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 impl Reading {
-    /// Opens both. The column is the one asked for, else the hook the dictionary was trained on if the shards have it, else their only one.
+    /// Opens both, under the run file's `[kernels]`. The column is the one asked for, else the hook the dictionary was trained on if the shards have it, else their only one.
     pub fn open(&self) -> Result<(Dictionary, Shards, String)> {
+        self.settings.layers()?.resolve()?;
         let mut dictionary = Dictionary::load(&self.dictionary)?;
         if let Some(activation) = &self.activation {
             dictionary = dictionary.with_activation(activation.clone())?;

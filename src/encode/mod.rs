@@ -20,6 +20,7 @@ use crate::artefact;
 use crate::codes::Codes;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
+use crate::kernels::{encode_counts, EncodeCounts};
 use crate::progress::Progress;
 use crate::shard::{Batch, Shards, Split};
 
@@ -37,6 +38,8 @@ pub struct EncodeReport {
     pub l0: f64,
     /// Wall clock.
     pub seconds: f64,
+    /// What exactness took; it depends on the screen, and nothing else does.
+    pub counts: EncodeCounts,
 }
 
 impl fmt::Display for EncodeReport {
@@ -102,7 +105,7 @@ pub fn encode(
     }
     fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
     artefact::remove_leftovers(out)?;
-    let started = std::time::Instant::now();
+    let (started, before) = (std::time::Instant::now(), encode_counts());
     let path = out.join("codes.parquet");
     let bad = |e: &(dyn std::error::Error + 'static)| artefact::write_error(&path, e);
     let temp = tempfile::NamedTempFile::new_in(out).map_err(|e| Error::io("create a file in", out, e))?;
@@ -139,5 +142,11 @@ pub fn encode(
     let mut json = serde_json::to_vec_pretty(&info).expect("plain JSON");
     json.push(b'\n');
     artefact::write(out, "codes.json", &json)?;
-    Ok(EncodeReport { out: out.to_path_buf(), rows, l0: active as f64 / rows.max(1) as f64, seconds: started.elapsed().as_secs_f64() })
+    Ok(EncodeReport {
+        out: out.to_path_buf(),
+        rows,
+        l0: active as f64 / rows.max(1) as f64,
+        seconds: started.elapsed().as_secs_f64(),
+        counts: encode_counts().since(before),
+    })
 }

@@ -12,6 +12,7 @@
 //!
 //! Not for: learning rules (`sae`), or anything that knows a file.
 
+mod config;
 mod cpu;
 mod cuda;
 
@@ -20,6 +21,7 @@ use candle_core::{Device, Tensor};
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
+pub use config::KernelsConfig;
 pub use cpu::adam::{vector_update, Adam, Moments};
 pub use cpu::batch_topk::nth_largest;
 pub use cpu::columns::Columns;
@@ -27,7 +29,7 @@ pub use cpu::columns::Columns;
 pub(crate) use cpu::latent_update::dense_gradient;
 
 pub use cpu::vector::{dot, sq_norm};
-pub use cpu::{screen, set_screen, Screen};
+pub use cpu::{encode_counts, screen, set_screen, EncodeCounts, Screen};
 
 /// Which latents each row selected: padded rows of width k.
 #[derive(Debug, Clone)]

@@ -95,7 +95,7 @@ fn exact(x: &Tensor, w: &Tensor, b: &Tensor, k: usize) {
     let t = want.1.iter().copied().filter(|v| v.is_finite() && *v > 0.0).fold(f32::MAX, f32::min);
     let m = scores[0].len();
     let above: Vec<Vec<u32>> = scores.iter().map(|row| (0..m as u32).filter(|&j| row[j as usize] > t).collect()).collect();
-    for screen in [Screen::Off, Screen::Bf16, Screen::Auto] {
+    for screen in [Screen::Off, Screen::Bf16, Screen::Int8, Screen::Auto] {
         set_screen(screen);
         let got = rows(&encode_topk(x, w, b, k, None).unwrap());
         assert!(got.0 == want.0, "{screen:?} selects others for k {k}");

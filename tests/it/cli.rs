@@ -67,6 +67,18 @@ fn the_path_from_corpus_to_charts() {
     done(dir, &["train", "--config", "runs/k4-d128-s0/config.toml", "--out", "again"]);
     let bytes = |folder: &str| std::fs::read(dir.join(folder).join("dictionary.safetensors")).unwrap();
     assert!(bytes("again") == bytes("runs/k4-d128-s0"));
+    // How things are computed is no part of a run, and changes no byte of it.
+    let again = ["train", "--config", "runs/k4-d128-s0/config.toml", "--set", "kernels.screen=int8", "--out", "again"];
+    done(dir, &[&again[..], &["--resume"]].concat());
+    done(dir, &[&again[..], &["--overwrite"]].concat());
+    assert!(bytes("again") == bytes("runs/k4-d128-s0"));
+    assert_eq!(codes["counts"]["rows"], 4000);
+    for screen in ["off", "bf16", "int8"] {
+        let set = format!("kernels.screen={screen}");
+        done(dir, &["encode", "--dictionary", "runs/k8-d128-s0", "--shards", "shards", "--out", screen, "--set", &set]);
+        let file = |folder: &str| std::fs::read(dir.join(folder).join("codes.parquet")).unwrap();
+        assert!(file(screen) == file("codes"), "{screen} changes codes");
+    }
 
     // Requirements: 0 when they hold, 1 (after the report) when not, 2 when they make no sense.
     let with = |r: &str| lapidary(dir, &["score", "--dictionary", "again", "--shards", "shards", "--no-baselines", "--require", r]);
@@ -228,6 +240,8 @@ fn wrong_requests_end_in_code_2_with_a_remedy() {
         (vec!["train", "--shards", "shards", "--d-sae", "8", "--k", "9", "--out", "x"], "choose k between 1 and 8"),
         (vec!["train", "--shards", "shards", "--hook", "blocks.0.hook_resid_post", "--out", "x"], HOOK),
         (vec!["train", "--shards", "shards", "--arch", "mystery", "--out", "x"], "topk"),
+        (vec!["train", "--shards", "shards", "--set", "kernels.screen=int9", "--out", "x"], "did you mean `int8`"),
+        (vec!["encode", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--set", "kernel.screen=off", "--out", "x"], "kernels"),
         (vec!["train", "--shards", "shards", "--set", "train.lr=-1", "--out", "x"], "positive rate"),
         (vec!["train", "--shards", "shards", "--arch", "mp", "--set", "sae.tied=false", "--out", "x"], "untied variant"),
         (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--activation", "omp:4"], "--out DIR"),

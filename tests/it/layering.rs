@@ -21,12 +21,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sae", &["kernels", "dictionary"]),
     ("train", &["sae", "dictionary", "shard", "dist", "kernels"]),
     ("stream", &["harvest", "train", "shard"]),
-    ("encode", &["dictionary", "shard", "dist"]),
+    ("encode", &["dictionary", "shard", "dist", "kernels"]),
     ("score", &["dictionary", "encode", "shard", "host", "corpus", "kernels"]),
     ("plot", &["score", "encode", "dictionary", "train"]),
     ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
     ("bench", &["corpus", "harvest", "shard", "sae", "train", "dictionary", "kernels"]),
-    ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score"]),
+    ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score", "kernels"]),
     ("codes", &[]),
 ];
 

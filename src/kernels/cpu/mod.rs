@@ -19,7 +19,7 @@ mod summed;
 pub mod vector;
 
 pub use dead_topk::dead_topk;
-pub use encode::{encode_threshold, encode_topk, screen, set_screen, Screen};
+pub use encode::{encode_counts, encode_threshold, encode_topk, screen, set_screen, EncodeCounts, Screen};
 pub use gram::fill_gram;
 pub use latent_update::{latent_update, measure};
 pub use orthogonal::orthogonal_pursuit;

@@ -5,6 +5,8 @@
 use super::bound::{LatentBounds, RowBound};
 use super::exact::{above, norms};
 use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
 use super::panels::BLOCK;
 
 /// Latents that are worked on together: 6 x 4 registers of sums.
@@ -32,7 +34,13 @@ pub struct Panel {
 #[inline(always)]
 fn round(v: f32) -> u32 {
     let bits = v.to_bits();
-    bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16
+    let half = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    // The instruction takes denormals for 0: so do the norms.
+    if half & 0x7f80 == 0 {
+        0
+    } else {
+        half
+    }
 }
 
 #[inline(always)]
@@ -75,10 +83,10 @@ fn rounded(isa: Isa, row: &[f32], halves: &mut Vec<u32>, mut put: impl FnMut(usi
     }
     halves.clear();
     halves.resize(row.len().next_multiple_of(2), 0);
-    let (kept, lost) = match isa {
+    let (kept, lost) = match isa.level {
         // SAFETY: `isa` was detected on this machine.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512(row, &mut halves[..row.len()]) },
+        Level::Avx512 => unsafe { avx512(row, &mut halves[..row.len()]) },
         _ => round_row(row, &mut halves[..row.len()]),
     };
     halves.as_chunks::<2>().0.iter().enumerate().for_each(|(i, [low, high])| put(i, low | high << 16));
@@ -96,7 +104,7 @@ impl Rows {
         let mut halves = Vec::new();
         for (q, (row, &norm)) in x.chunks_exact(d).zip(&of_rows).enumerate() {
             let (kept, lost) = rounded(isa, row, &mut halves, |i, bits| self.pairs[i * BLOCK + q] = bits);
-            self.bounds.push(RowBound::bf16(norm, kept, lost, d));
+            self.bounds.push(RowBound::rounded(norm, kept, lost));
         }
     }
 }
@@ -115,7 +123,7 @@ impl Panel {
             kept.push(k);
             lost.push(l);
         }
-        Self { pairs, bounds: LatentBounds::bf16(of_rows, &kept, &lost, bias, d) }
+        Self { pairs, bounds: LatentBounds::rounded(of_rows, &kept, &lost, bias, d) }
     }
 }
 
@@ -154,13 +162,13 @@ fn group_avx512(rows: &[u32], latents: &[u32], out: &mut [[f32; BLOCK]; GROUP]) 
     }
 }
 
-/// Calls `visit(latent of the panel, products)` for `m` latents, in order.
-pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl FnMut(usize, &[f32; BLOCK])) {
+/// Calls `visit(first latent of the panel, products)` for the `m` latents, some at a time, in order.
+pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl FnMut(usize, &[[f32; BLOCK]])) {
     let mut out = [[0f32; BLOCK]; GROUP];
     let per_group = rows.pairs.len() / BLOCK * GROUP;
     for (g, latents) in panel.pairs.chunks_exact(per_group).enumerate() {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512Bf16 {
+        if isa.bf16 {
             // SAFETY: `isa` was detected on this machine.
             unsafe { group_avx512(&rows.pairs, latents, &mut out) };
         } else {
@@ -168,9 +176,7 @@ pub fn screen(isa: Isa, rows: &Rows, panel: &Panel, m: usize, mut visit: impl Fn
         }
         #[cfg(not(target_arch = "x86_64"))]
         group_portable(&rows.pairs, latents, &mut out);
-        for (i, line) in out.iter().enumerate().take(m - (g * GROUP).min(m)) {
-            visit(g * GROUP + i, line);
-        }
+        visit(g * GROUP, &out[..GROUP.min(m - g * GROUP)]);
     }
     let _ = isa;
 }

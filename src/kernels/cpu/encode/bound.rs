@@ -5,9 +5,10 @@
 //! ```text
 //! f32:   E = (d + 64) u |x| |w| + slack
 //! bf16:  E = |dx| |w| + |x_q| |dw| + (d + 64) u |x_q| |w_q| + slack
+//! int8:  E = |dx| |w| + |x_q| |dw| + 64 u |x_q| |w_q| + slack
 //! ```
 //!
-//! (Cauchy-Schwarz; at most d + a few roundings of a sum, whatever its order, fused or not.) The slack covers the bias' own rounding, that
+//! (Cauchy-Schwarz; at most d + a few roundings of a sum, whatever its order, fused or not; sums of bytes are exact.) The slack covers the bias' own rounding, that
 //! of the bound's arithmetic, and products that are flushed to 0.
 
 /// Half a unit in the last place of 1.
@@ -55,9 +56,8 @@ impl RowBound {
         Self { slope: up(gamma(d) * f64::from(norm)), second: 0.0, floor: floor(norm), wild: wild(norm) }
     }
 
-    /// For a bf16 screen: norms of the row, of its rounded form and of their difference.
-    pub fn bf16(norm: f32, rounded: f32, rest: f32, d: usize) -> Self {
-        let _ = d;
+    /// For a screen of rounded operands: norms of the row, of its rounded form and of their difference.
+    pub fn rounded(norm: f32, rounded: f32, rest: f32) -> Self {
         Self { slope: up(f64::from(rest) + 64.0 * U * f64::from(norm)), second: rounded, floor: floor(norm), wild: wild(norm) }
     }
 }
@@ -69,9 +69,9 @@ impl LatentBounds {
         Self { t: Vec::new(), a: norms, wild }
     }
 
-    /// For a bf16 screen: norms of the latents, of their rounded forms and of the differences.
-    pub fn bf16(norms: Vec<f32>, rounded: &[f32], rest: &[f32], bias: &[f32], d: usize) -> Self {
-        let t = rounded.iter().zip(rest).map(|(&r, &dw)| up(f64::from(dw) + gamma(d) * f64::from(r))).collect();
+    /// For a screen of rounded operands: norms of the latents, of their rounded forms and of the differences; `roundings` of a sum.
+    pub fn rounded(norms: Vec<f32>, rounded: &[f32], rest: &[f32], bias: &[f32], roundings: usize) -> Self {
+        let t = rounded.iter().zip(rest).map(|(&r, &dw)| up(f64::from(dw) + gamma(roundings) * f64::from(r))).collect();
         Self { t, ..Self::f32(norms, bias) }
     }
 }
