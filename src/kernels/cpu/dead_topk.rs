@@ -38,7 +38,6 @@ struct Encoders<'a> {
 struct Scratch {
     /// `[rows][latents]`.
     products: Vec<f32>,
-    largest: Vec<u32>,
     entries: Vec<Entry>,
 }
 
@@ -104,76 +103,74 @@ impl<'a> Encoders<'a> {
             let e = bound.slope * self.norm + bound.floor + of_bias(self.bias_bound);
             let x = &x[q * self.d..(q + 1) * self.d];
             let within = if bound.wild || !e.is_finite() { f32::INFINITY } else { 2.0 * e };
-            self.select_row(x, a, k, within, &mut scratch.largest, &mut scratch.entries, &mut selected);
+            self.select_row(x, a, k, within, &mut scratch.entries, &mut selected);
         }
         selected
     }
 
     /// The k largest positive of `a`; those `within` of the k-th are decided by their exact scores.
     #[allow(clippy::too_many_arguments)]
-    fn select_row(
-        &self,
-        x: &[f32],
-        a: &[f32],
-        k: usize,
-        within: f32,
-        largest: &mut Vec<u32>,
-        entries: &mut Vec<Entry>,
-        out: &mut Selected,
-    ) {
-        largest.resize(a.len(), 0);
-        let positive = positives(a, largest);
-        let cut = if positive > k { *largest[..positive].select_nth_unstable_by(k - 1, |a, b| b.cmp(a)).1 } else { 0 };
-        let cut = f32::from_bits(cut);
-        // An infinite reach: nothing is certain, everything is scored.
+    fn select_row(&self, x: &[f32], a: &[f32], k: usize, within: f32, entries: &mut Vec<Entry>, out: &mut Selected) {
+        let cut = kth_largest(a, k);
         let (low, high) = (cut - within, cut + within);
-        let (near, certain) = if within == f32::INFINITY { (a.len(), 0) } else { around(a, low, high) };
-        if near == 1 && certain + 1 == k && low > 0.0 {
-            // Nothing is near the k-th but itself.
-            keep(a, cut, &mut out.slots, &mut out.values);
+        let from = out.slots.len();
+        if within == f32::INFINITY {
+            // Nothing is certain, everything is scored, NaN too.
+            out.slots.extend(0..a.len() as u32);
+            out.values.extend_from_slice(a);
         } else {
-            let unsure = |v: f32| within == f32::INFINITY || (v >= low && v <= high);
-            entries.clear();
-            entries.extend((0u32..).zip(a).filter(|(_, v)| unsure(**v)).map(|(latent, _)| Entry { latent, row: 0, value: 0.0 }));
+            keep(a, low, &mut out.slots, &mut out.values);
+        }
+        let unsure = |v: f32| v <= high || within == f32::INFINITY;
+        entries.clear();
+        let kept = out.slots[from..].iter().zip(&out.values[from..]);
+        entries.extend(kept.filter(|(_, v)| unsure(**v)).map(|(&latent, _)| Entry { latent, row: 0, value: 0.0 }));
+        let certain = out.slots.len() - from - entries.len();
+        if entries.len() + certain > k || low <= 0.0 || within == f32::INFINITY {
             score(Isa::best(), x, self.d, &self.w, &self.bias, entries);
             entries.retain(|e| e.value > 0.0);
             entries.sort_unstable_by(|a, b| b.value.total_cmp(&a.value).then(a.latent.cmp(&b.latent)));
             entries.truncate(k.saturating_sub(certain));
             entries.sort_unstable_by_key(|e| e.latent);
             let mut decided = entries.iter().peekable();
-            for (slot, &v) in (0u32..).zip(a) {
+            let mut to = from;
+            for i in from..out.slots.len() {
+                let (slot, v) = (out.slots[i], out.values[i]);
                 let exact = decided.next_if(|e| e.latent == slot).map(|e| e.value);
-                if exact.is_some() || (!unsure(v) && v > high) {
-                    out.slots.push(slot);
+                if exact.is_some() || !unsure(v) {
                     // Its exact score is positive, its f32 product may not be.
-                    out.values.push(exact.filter(|_| !(v > 0.0 && v.is_finite())).unwrap_or(v));
+                    (out.slots[to], out.values[to]) = (slot, exact.filter(|_| !(v > 0.0 && v.is_finite())).unwrap_or(v));
+                    to += 1;
                 }
             }
+            out.slots.truncate(to);
+            out.values.truncate(to);
         }
         out.starts.push(out.slots.len());
     }
 }
 
-/// Bits of the positive of `a`, which are ordered as the values are, to the front of `bits`; how many. Without a branch: half are.
+/// The k-th largest of `a`; 0 where fewer are positive. Bisection over the bits, which are ordered as positive values are: a pass over a row
+/// in cache costs less than moving its elements.
 #[inline(always)]
-fn positives_body(a: &[f32], bits: &mut [u32]) -> usize {
-    let mut at = 0;
-    for v in a {
-        bits[at] = v.to_bits();
-        at += usize::from(*v > 0.0);
+fn kth_largest_body(a: &[f32], k: usize) -> f32 {
+    // At least k reach `low`, fewer reach `high`. NaN reaches neither; its row is scored whole.
+    let (mut low, mut high) = (0u32, f32::INFINITY.to_bits() + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let least = f32::from_bits(middle);
+        let reach: u32 = a.iter().map(|&v| u32::from(v >= least)).sum();
+        if reach as usize >= k {
+            low = middle;
+            if reach as usize == k {
+                // The smallest of these k is it.
+                return a.iter().filter(|v| **v >= least).fold(f32::INFINITY, |small, &v| small.min(v));
+            }
+        } else {
+            high = middle;
+        }
     }
-    at
-}
-
-/// How many lie in `low..=high`, and how many above.
-#[inline(always)]
-fn around_body(a: &[f32], low: f32, high: f32) -> (usize, usize) {
-    let (mut near, mut above) = (0u32, 0u32);
-    for &v in a {
-        near += u32::from((v >= low) & (v <= high));
-        above += u32::from(v > high);
-    }
-    (near as usize, above as usize)
+    f32::from_bits(low)
 }
 
 /// Appends what reaches `cut`, with its place.
@@ -190,8 +187,7 @@ fn keep_body(a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) {
     values.truncate(at);
 }
 
-dispatched! { fn positives(a: &[f32], bits: &mut [u32]) -> usize = positives_body }
-dispatched! { fn around(a: &[f32], low: f32, high: f32) -> (usize, usize) = around_body }
+dispatched! { fn kth_largest(a: &[f32], k: usize) -> f32 = kth_largest_body }
 dispatched! { fn keep(a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) = keep_body }
 
 impl Selected {

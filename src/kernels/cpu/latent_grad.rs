@@ -74,8 +74,10 @@ pub(super) fn products(rows: &[u32], grad: &[f32], w: &[f32], scale: f32, offset
     for (rows, out) in fours.iter().zip(out_fours) {
         *out = four_dots(rows.map(|r| row(grad, r, d)), w).map(|p| p * scale + offset);
     }
-    for (&r, out) in rest.iter().zip(out_rest) {
-        *out = dot(row(grad, r, d), w) * scale + offset;
+    if let Some(last) = rest.len().checked_sub(1) {
+        // The last again, where there is none: four at once cost less than two one by one.
+        let four = four_dots([0, 1, 2, 3].map(|i: usize| row(grad, rest[i.min(last)], d)), w);
+        out_rest.iter_mut().zip(four).for_each(|(out, p)| *out = p * scale + offset);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::kernels::{Summed, Term};
 /// Latents whose sums stay in cache.
 const GROUP: usize = 64;
 /// Rows that do beside them.
-const SEGMENT: usize = 64;
+const SEGMENT: usize = 128;
 
 /// See [`crate::kernels::summed`].
 pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Result<Summed> {

@@ -59,7 +59,7 @@ pub fn four_dots(a: [&[f32]; 4], b: &[f32]) -> [f32; 4] {
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use super::{lanes, total, Lanes, LANES};
-    use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
 
     #[target_feature(enable = "avx512f")]
     fn load(x: &Lanes) -> __m512 {
@@ -88,6 +88,62 @@ mod wide {
         }
         sums
     }
+
+    /// Adds the rows to `REGISTERS` registers of `y`, from column `at` on.
+    ///
+    /// # Safety
+    /// Rows of `matrix` are `y.len()` long, and all of `rows` lie in it; `at + REGISTERS * LANES <= y.len()`.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn combine_columns<const REGISTERS: usize>(a: &[f32], scale: f32, rows: &[u32], matrix: &[f32], y: &mut [f32], at: usize) {
+        let d = y.len();
+        // SAFETY: as the caller promises.
+        unsafe {
+            let y = y.as_mut_ptr().add(at);
+            let mut sums = [_mm512_setzero_ps(); REGISTERS];
+            for (l, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_loadu_ps(y.add(LANES * l));
+            }
+            for (&r, a) in rows.iter().zip(a) {
+                let row = matrix.as_ptr().add(r as usize * d + at);
+                let a = _mm512_set1_ps(a * scale);
+                for (l, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_add_ps(*sum, _mm512_mul_ps(a, _mm512_loadu_ps(row.add(LANES * l))));
+                }
+            }
+            for (l, sum) in sums.iter().enumerate() {
+                _mm512_storeu_ps(y.add(LANES * l), *sum);
+            }
+        }
+    }
+
+    /// See [`super::combine`]: `y` stays in registers, some columns at a time.
+    ///
+    /// # Safety
+    /// All of `rows` lie in `matrix`, whose rows are `y.len()` long.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn combine(a: &[f32], scale: f32, rows: &[u32], matrix: &[f32], y: &mut [f32]) {
+        let d = y.len();
+        let mut at = 0;
+        // SAFETY: the caller's promise, and each step's columns exist.
+        unsafe {
+            while d - at >= 16 * LANES {
+                combine_columns::<16>(a, scale, rows, matrix, y, at);
+                at += 16 * LANES;
+            }
+            while d - at >= 4 * LANES {
+                combine_columns::<4>(a, scale, rows, matrix, y, at);
+                at += 4 * LANES;
+            }
+            while d - at >= LANES {
+                combine_columns::<1>(a, scale, rows, matrix, y, at);
+                at += LANES;
+            }
+        }
+        for (&r, a) in rows.iter().zip(a) {
+            let row = &matrix[r as usize * d + at..(r as usize + 1) * d];
+            y[at..].iter_mut().zip(row).for_each(|(y, x)| *y += a * scale * x);
+        }
+    }
 }
 
 /// Squared Euclidean norm.
@@ -108,31 +164,18 @@ dispatched! {
     pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) = axpy_body
 }
 
-/// `y += sum_i a_i x_i`, added in order: the same bits as one [`axpy`] after the other, with `y` read and written once for four.
-#[inline(always)]
-fn add_rows<'x>(y: &mut [f32], count: usize, term: impl Fn(usize) -> (f32, &'x [f32])) {
-    let fours = count / 4 * 4;
-    for i in (0..fours).step_by(4) {
-        let [(a, p), (b, q), (c, r), (d, s)] = [term(i), term(i + 1), term(i + 2), term(i + 3)];
-        for ((((y, p), q), r), s) in y.iter_mut().zip(p).zip(q).zip(r).zip(s) {
-            *y = *y + a * p + b * q + c * r + d * s;
-        }
-    }
-    for i in fours..count {
-        let (a, x) = term(i);
-        axpy_body(a, x, y);
-    }
-}
-
-#[inline(always)]
-fn combine_body(a: &[f32], scale: f32, rows: &[u32], matrix: &[f32], y: &mut [f32]) {
+/// `y += sum_i scale a_i matrix[rows_i]`, added in order: the same bits as one [`axpy`] after the other; `matrix` `[_, y.len()]`.
+pub fn combine(a: &[f32], scale: f32, rows: &[u32], matrix: &[f32], y: &mut [f32]) {
     let d = y.len();
-    add_rows(y, rows.len(), |i| (a[i] * scale, &matrix[rows[i] as usize * d..(rows[i] as usize + 1) * d]));
-}
-
-dispatched! {
-    /// `y += sum_i scale a_i matrix[rows_i]`, added in order; `matrix` `[_, y.len()]`.
-    pub fn combine(a: &[f32], scale: f32, rows: &[u32], matrix: &[f32], y: &mut [f32]) = combine_body
+    assert!(rows.len() <= a.len() && rows.iter().all(|&r| (r as usize + 1) * d <= matrix.len()), "rows lie in the matrix");
+    #[cfg(target_arch = "x86_64")]
+    if Isa::best().is_wide() {
+        // SAFETY: the instructions were detected on this machine; the rows were just checked.
+        return unsafe { wide::combine(a, scale, rows, matrix, y) };
+    }
+    for (&r, a) in rows.iter().zip(a) {
+        axpy(a * scale, &matrix[r as usize * d..(r as usize + 1) * d], y);
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +185,7 @@ mod tests {
     #[test]
     fn several_at_once_are_the_same_bits() {
         let vector = |seed: usize, n: usize| (0..n).map(|i| ((i * 37 + seed * 101) % 97) as f32 * 0.013 - 0.5).collect::<Vec<f32>>();
-        for n in [0, 1, 15, 16, 33, 200] {
+        for n in [0, 1, 15, 16, 33, 200, 345] {
             let rows: Vec<Vec<f32>> = (0..7).map(|s| vector(s, n)).collect();
             let b = vector(9, n);
             let four = four_dots([&rows[0], &rows[1], &rows[2], &rows[3]], &b);
