@@ -8,6 +8,7 @@
 //! * Only strictly positive values are selected (pursuits may be told otherwise). Fewer than k positives: the row is padded with index [`PAD`](crate::codes::PAD), value 0.
 //! * NaN is never selected (no comparison with it holds). `+inf` ranks first.
 //! * Within a row, entries go by value descending, then index ascending.
+//! * AuxK's selection among dead latents ([`dead_topk`]) is the same set, with values as f32 products round them: training alone sees them.
 //! * Outputs are the same bytes run to run, whatever the number of threads.
 //!
 //! Not for: learning rules (`sae`), or anything that knows a file.

@@ -20,8 +20,8 @@ use super::vector::{combine, sq_norm};
 use crate::error::Result;
 use crate::kernels::Coder;
 
-/// Latents whose atoms are added to all rows of a block before the next ones: they stay in the second-level cache.
-const PANEL: usize = 128;
+/// Latents whose atoms are added to all rows of a block before the next ones: they stay in cache, also where two threads share it.
+const PANEL: usize = 32;
 
 /// The latents' encoders, gathered.
 struct Encoders<'a> {

@@ -11,9 +11,9 @@ use crate::error::Result;
 use crate::kernels::{Summed, Term};
 
 /// Latents whose sums stay in cache.
-const GROUP: usize = 64;
+const GROUP: usize = 16;
 /// Rows that do beside them.
-const SEGMENT: usize = 128;
+const SEGMENT: usize = 64;
 
 /// See [`crate::kernels::summed`].
 pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Result<Summed> {
