@@ -20,8 +20,8 @@ use super::vector::{combine, sq_norm};
 use crate::error::Result;
 use crate::kernels::Coder;
 
-/// Latents whose atoms are added to all rows of a block before the next ones: they stay in cache, also where two threads share it.
-const PANEL: usize = 32;
+/// Entries that a row should have among the latents whose atoms are added to all rows of a block before the next ones.
+const ENTRIES: usize = 8;
 
 /// The latents' encoders, gathered.
 struct Encoders<'a> {
@@ -195,7 +195,9 @@ impl Selected {
     fn decode(&mut self, error: &mut [f32], latents: &[u32], w_dec: &[f32], d: usize) {
         let of_latents: Vec<u32> = self.slots.iter().map(|&s| latents[s as usize]).collect();
         let mut at = self.starts.clone();
-        for end in (PANEL..latents.len() + PANEL).step_by(PANEL) {
+        let rows = self.starts.len() - 1;
+        let panel = (ENTRIES * latents.len() * rows / self.slots.len().max(1)).clamp(32, 256);
+        for end in (panel..latents.len() + panel).step_by(panel) {
             for (q, y) in error.chunks_exact_mut(d).enumerate() {
                 let rest = &self.slots[at[q]..self.starts[q + 1]];
                 let len = rest.partition_point(|&s| (s as usize) < end);

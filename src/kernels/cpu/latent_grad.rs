@@ -97,14 +97,13 @@ impl LatentGrad {
         self.b_enc += 2.0 * p.pull.bias_weight * (p.b_enc.0 - p.b_enc.1);
     }
 
-    /// Accumulates latent `j`'s gradient over all terms; false when nothing fired.
+    /// Accumulates latent `j`'s gradient over all terms, `x` `[_, d_in]`; false when nothing fired.
     pub fn accumulate(
         &mut self,
         j: usize,
         terms: &[View<'_>],
-        x: &[f32],
+        (x, d_in): (&[f32], usize),
         w_dec: &[f32],
-        d_in: usize,
         unit_norm: bool,
         dz: &mut Dz<'_>,
     ) -> bool {

@@ -60,7 +60,7 @@ pub fn measure(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Result<Meas
                         BUFFER.with_borrow_mut(|buffer| {
                             for (i, (w_enc, w_dec)) in w_enc.chunks_exact(d_in).zip(w_dec.chunks_exact(d_out)).enumerate() {
                                 let j = c * CHUNK + i;
-                                let mut any = buffer.accumulate(j, terms, x, w_dec, d_in, unit_norm, &mut dz);
+                                let mut any = buffer.accumulate(j, terms, (x, d_in), w_dec, unit_norm, &mut dz);
                                 if let Some(pulled) = target.of(j, w_enc, b_enc[j]) {
                                     buffer.pull(&pulled);
                                     any = true;
@@ -142,7 +142,7 @@ pub fn latent_update(coder: &Coder, moments: &Moments, grad: &SparseGrad, measur
                 .for_each(|(j, (we, mwe, vwe, wd, mwd, vwd, be, mbe, vbe))| {
                     BUFFER.with_borrow_mut(|buffer| {
                         // Silent latents still see their moments decay: that is what Adam does.
-                        buffer.accumulate(j, terms, x, wd, d_in, unit_norm, &mut Dz::Known(&measured.dz));
+                        buffer.accumulate(j, terms, (x, d_in), wd, unit_norm, &mut Dz::Known(&measured.dz));
                         if let Some(pulled) = target.of(j, we, be[0]) {
                             buffer.pull(&pulled);
                         }
@@ -170,7 +170,7 @@ pub fn dense_gradient(coder: &Coder, grad: &SparseGrad, unit_norm: bool) -> Code
     with_terms(grad, |terms, x, target| {
         let mut buffer = LatentGrad::default();
         for (j, row) in w_dec.iter().enumerate() {
-            buffer.accumulate(j, terms, x, row, d_in, unit_norm, &mut Dz::Known(&measured.dz));
+            buffer.accumulate(j, terms, (x, d_in), row, unit_norm, &mut Dz::Known(&measured.dz));
             if let Some(pulled) = target.of(j, &w_enc[j], b_enc[j]) {
                 buffer.pull(&pulled);
             }

@@ -10,10 +10,10 @@ use super::vector::combine;
 use crate::error::Result;
 use crate::kernels::{Summed, Term};
 
-/// Latents whose sums stay in cache.
-const GROUP: usize = 16;
-/// Rows that do beside them.
-const SEGMENT: usize = 64;
+/// Latents that take from a segment together: all rows pass once per group.
+const GROUP: usize = 64;
+/// Entries that a latent should have in a segment: fewer, and its sums are moved more than they are added to.
+const ENTRIES: usize = 8;
 
 /// See [`crate::kernels::summed`].
 pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Result<Summed> {
@@ -25,6 +25,7 @@ pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Resul
         bias: vec![0.0; latents.len()],
     };
     let Summed { w_enc, w_dec: of_decoder, bias, .. } = &mut sums;
+    let segment = (ENTRIES * latents.len() * n / term.columns.rows.len().max(1)).clamp(32, 256);
     with_slices(&[x, w_dec, &term.grad], |slices: &[&[f32]]| {
         let [x, atoms, grad] = slices else { unreachable!("three tensors went in") };
         (
@@ -37,7 +38,7 @@ pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Resul
             .for_each(|(latents, w_enc, w_dec, bias)| {
                 let mut at = vec![0usize; latents.len()];
                 let mut dz = Vec::new();
-                for end in (SEGMENT..n + SEGMENT).step_by(SEGMENT) {
+                for end in (segment..n + segment).step_by(segment) {
                     let sums = w_enc.chunks_exact_mut(d_in).zip(w_dec.chunks_exact_mut(d_out)).zip(bias.iter_mut());
                     for ((&j, at), ((w_enc, w_dec), bias)) in latents.iter().zip(&mut at).zip(sums) {
                         let (rows, values) = term.columns.column(j as usize);
