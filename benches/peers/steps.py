@@ -30,6 +30,7 @@ with unit encoder rows, and once more with rows of norm 0.577, as torch.nn.Linea
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -479,6 +480,11 @@ def status(key):
 
 
 def peak_of(work):
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free since the work before is no memory of this
+    except (OSError, AttributeError):
+        pass
     try:
         with open("/proc/self/clear_refs", "w") as f:
             f.write("5")

@@ -280,4 +280,24 @@ fn adam_takes_the_textbook_step_and_rows_stay_unit() {
     }
 }
 
+#[test]
+fn calls_of_any_length_choose_a_screen() {
+    let mut rng = Rng::stream(8, "test", 0);
+    let (w, b) = (random(&mut rng, &[203, 12], 0.3), random(&mut rng, &[203], 0.05));
+    let x = random(&mut rng, &[700, 12], 1.0);
+    let threshold = Tensor::full(0.5f32, 203, &Device::Cpu).unwrap();
+    let all = encode_topk(&x, &w, &b, 7, None).unwrap().to_codes(203).unwrap();
+    // Around the length from which screens are tried; lengths that the trials use up; none at all.
+    for n in [0, 1, 255, 256, 257, 260, 300, 320, 321, 700] {
+        let part = x.narrow(0, 0, n).unwrap().contiguous().unwrap();
+        // The first calls of a shape try, the later ones remember.
+        for _ in 0..4 {
+            let codes = encode_topk(&part, &w, &b, 7, None).unwrap().to_codes(203).unwrap();
+            assert_eq!(codes.n_rows(), n);
+            (0..n).for_each(|r| assert_eq!(codes.row(r), all.row(r)));
+            assert_eq!(encode_threshold(&part, &w, &b, &threshold).unwrap().n_rows(), n);
+        }
+    }
+}
+
 mod dead;

@@ -52,6 +52,9 @@ pub fn with_encoder(x: &[f32], d: usize, w: &[f32], bias: &[f32], k: usize, mut 
     for mode in tried {
         // What is slow should not take many rows, nor a call with few rows all of them.
         let rows = done..(done + if mode == Mode::F32 { (part / 4).next_multiple_of(BLOCK) } else { part }).min(n);
+        if rows.is_empty() {
+            break;
+        }
         let encoder = encoder(mode);
         let began = Instant::now();
         encoder.prepare();

@@ -28,7 +28,7 @@ thread_local! {
 
 /// Encodes rows `x`.
 pub fn encode(encoder: &Encoder<'_>, x: &[f32], thresholds: &[f32]) -> Codes {
-    let rows = (x.len() / encoder.d).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BLOCK).min(ROWS);
+    let rows = (x.len() / encoder.d).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BLOCK).clamp(BLOCK, ROWS);
     let blocks: Vec<Codes> = x.par_chunks(rows * encoder.d).map(|x| block(encoder, x, thresholds)).collect();
     let mut codes = Codes::new(thresholds.len());
     for block in &blocks {

@@ -38,7 +38,7 @@ thread_local! {
 /// Encodes rows `x`; `indices` and `values` `[n, k]` are filled from the left of each row.
 pub fn encode(encoder: &Encoder<'_>, x: &[f32], k: usize, ranks: Option<&[f32]>, indices: &mut [u32], values: &mut [f32]) {
     let d = encoder.d;
-    let rows = (x.len() / d).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BLOCK).min(ROWS);
+    let rows = (x.len() / d).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BLOCK).clamp(BLOCK, ROWS);
     (x.par_chunks(rows * d), indices.par_chunks_mut(rows * k), values.par_chunks_mut(rows * k)).into_par_iter().for_each(
         |(x, indices, values)| {
             // Taken out, so that nothing breaks should this thread come here again meanwhile.
