@@ -28,7 +28,6 @@ pub use cpu::batch_topk::nth_largest;
 pub use cpu::columns::Columns;
 #[cfg(test)]
 pub(crate) use cpu::latent_update::dense_gradient;
-
 pub use cpu::vector::{dot, sq_norm};
 pub use cpu::{encode_counts, screen, set_screen, EncodeCounts, Screen};
 

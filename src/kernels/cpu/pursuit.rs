@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::dispatch::dispatched;
-use super::encode::{panels, to_vec, BLOCK};
+use super::encode::{panels, to_vec, transpose, BLOCK};
 use super::storage::with_slices;
 use super::vector::{axpy, dot, sq_norm};
 use crate::codes::PAD;
@@ -190,19 +190,6 @@ fn floor_of(pick: Pick) -> f32 {
     match pick {
         Pick::NonNeg | Pick::Signed => 0.0,
         Pick::Max => f32::NEG_INFINITY,
-    }
-}
-
-/// `[panel][n]` into columns `first..` of `[n][m]`.
-pub(super) fn transpose(pre: &[f32], n: usize, out: &mut [f32], m: usize, first: usize) {
-    const TILE: usize = 16;
-    for (t, tile) in pre.chunks(TILE * n).enumerate() {
-        let from = first + t * TILE;
-        for (q, row) in out.chunks_exact_mut(m).enumerate().take(n) {
-            for (o, line) in row[from..].iter_mut().zip(tile.chunks_exact(n)) {
-                *o = line[q];
-            }
-        }
     }
 }
 

@@ -30,7 +30,7 @@ use choice::with_encoder;
 pub(super) use isa::{Isa, Level};
 
 pub use counts::{encode_counts, EncodeCounts};
-pub(super) use panels::{panels, BLOCK};
+pub(super) use panels::{panels, transpose, BLOCK};
 pub use screen::{screen, set_screen, Screen};
 
 /// See [`crate::kernels::encode_topk`].

@@ -56,3 +56,16 @@ pub fn product(x: &[f32], rows: usize, d: usize, w: &[f32], stride: usize, dst: 
         );
     }
 }
+
+/// `[panel][n]` into columns `first..` of `[n][m]`.
+pub fn transpose(pre: &[f32], n: usize, out: &mut [f32], m: usize, first: usize) {
+    const TILE: usize = 16;
+    for (t, tile) in pre.chunks(TILE * n).enumerate() {
+        let from = first + t * TILE;
+        for (q, row) in out.chunks_exact_mut(m).enumerate().take(n) {
+            for (o, line) in row[from..].iter_mut().zip(tile.chunks_exact(n)) {
+                *o = line[q];
+            }
+        }
+    }
+}
