@@ -1,0 +1,4 @@
+// All kernels as one translation unit: nvcc makes a fatbin of one source only, and the simulator compiles the same list.
+#include "common.cuh"
+
+#include "cast.cu"
