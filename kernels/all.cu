@@ -2,3 +2,7 @@
 #include "common.cuh"
 
 #include "cast.cu"
+#include "merge.cu"
+#include "threshold.cu"
+#include "batch.cu"
+#include "dead.cu"
