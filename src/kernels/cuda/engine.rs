@@ -20,6 +20,8 @@ pub enum Arg {
     U64(u64),
     /// A number.
     F32(f32),
+    /// A number.
+    F64(f64),
     /// A tensor map of the copy engine, by value.
     Map([u64; 16]),
 }
@@ -34,7 +36,7 @@ macro_rules! arg {
     };
 }
 
-arg!(u32 => U32, i32 => I32, u64 => U64, f32 => F32);
+arg!(u32 => U32, i32 => I32, u64 => U64, f32 => F32, f64 => F64);
 
 impl From<&Buffer> for Arg {
     fn from(buffer: &Buffer) -> Self {
@@ -94,6 +96,21 @@ impl Grid {
     }
 }
 
+/// A matrix of bf16 as the copy engine reads it: in boxes of 64 columns, swizzled by 128 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileMap {
+    /// Of row 0; a multiple of 16.
+    pub address: u64,
+    /// Columns.
+    pub columns: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes from row to row; a multiple of 16.
+    pub stride: u64,
+    /// Columns and rows of a box.
+    pub box_: [u32; 2],
+}
+
 /// How the operands of a matrix product are read; results and sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operands {
@@ -119,6 +136,9 @@ pub trait Engine {
     /// Waits for all work so far, then copies from the start of `from`.
     fn download(&self, from: &Buffer, to: &mut [u8]) -> Result<()>;
 
+    /// Copies `bytes` from an address on the device to the start of `to`.
+    fn copy(&self, from: u64, to: &Buffer, bytes: usize) -> Result<()>;
+
     /// Starts a kernel of `kernels/`.
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()>;
 
@@ -128,6 +148,9 @@ pub trait Engine {
 
     /// Where the elements of a contiguous tensor on this device begin. The tensor must outlive the work that uses it.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
+
+    /// What a kernel takes to read boxes of a matrix: cuTensorMapEncodeTiled's words, or the simulator's own.
+    fn map(&self, tile: &TileMap) -> Result<[u64; 16]>;
 
     /// Compute capability: major * 10 + minor. The simulator says 0.
     fn capability(&self) -> u32;
