@@ -6,3 +6,4 @@
 #include "threshold.cu"
 #include "batch.cu"
 #include "dead.cu"
+#include "record.cu"

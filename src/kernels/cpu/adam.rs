@@ -47,6 +47,12 @@ impl Moments {
         };
         Ok(Self { first: zeros()?, second: zeros()? })
     }
+
+    /// First and second moment of `w_enc`, `b_enc`, `w_dec` and `b_dec`.
+    pub fn pairs(&self) -> [[&Tensor; 2]; 4] {
+        let (m, v) = (&self.first, &self.second);
+        [[&m.w_enc, &v.w_enc], [&m.b_enc, &v.b_enc], [&m.w_dec, &v.w_dec], [&m.b_dec, &v.b_dec]]
+    }
 }
 
 /// Adam on slices, constants folded once per step.

@@ -180,18 +180,6 @@ impl Engine for Gpu {
         if grid.shared > PLAIN_SHARED {
             function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, grid.shared as i32).map_err(doing)?;
         }
-        let maps: Vec<sys::CUtensorMap> = args
-            .iter()
-            .filter_map(|a| match a {
-                Arg::Map(words) => {
-                    let mut map = sys::CUtensorMap::default();
-                    map.opaque = *words;
-                    Some(map)
-                }
-                _ => None,
-            })
-            .collect();
-        let mut maps = maps.iter();
         let mut launch = self.stream.launch_builder(&function);
         for arg in args {
             match arg {
@@ -200,10 +188,7 @@ impl Engine for Gpu {
                 Arg::I32(v) => launch.arg(v),
                 Arg::F32(v) => launch.arg(v),
                 Arg::F64(v) => launch.arg(v),
-                Arg::Map(_) => match maps.next() {
-                    Some(map) => launch.arg(map),
-                    None => unreachable!("one map was made for each"),
-                },
+                Arg::Map(words) => launch.arg(words),
             };
         }
         let config = LaunchConfig {
@@ -256,7 +241,7 @@ impl Engine for Gpu {
     fn address(&self, tensor: &Tensor) -> Result<u64> {
         use candle_core::cuda_backend::cudarc::driver::DevicePtr;
         let (storage, layout) = tensor.storage_and_layout();
-        let misplaced = |what: &str| Error::Candle(candle_core::Error::Msg(format!("expected {what}, got {layout:?}")));
+        let misplaced = |what: &str| Error::from(candle_core::Error::Msg(format!("expected {what}, got {layout:?}")));
         let Storage::Cuda(storage) = &*storage else { return Err(misplaced("a tensor on the GPU")) };
         let Some((start, _)) = layout.contiguous_offsets() else { return Err(misplaced("a contiguous tensor")) };
         // One stream runs everything, so that the guards that candle's slices hand out have nothing to order.
@@ -271,7 +256,7 @@ impl Engine for Gpu {
 
     fn map(&self, tile: &TileMap) -> Result<[u64; 16]> {
         self.bind()?;
-        let mut map = sys::CUtensorMap::default();
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
         let dims = [tile.columns, tile.rows];
         let strides = [tile.stride];
         let ones = [1u32, 1];

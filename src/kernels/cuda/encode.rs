@@ -2,7 +2,7 @@
 //! for the parameters' life during training (`resident`), nor for what a tensor is (`enabled`).
 
 use super::engine::{Arg, Buffer, Engine, Grid, Operands, NULL};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// An encoder as the device holds it, with what screening needs.
 #[derive(Debug)]
@@ -40,6 +40,9 @@ pub struct Taken {
     /// Rows whose candidates did not fit, and were done in full.
     pub in_full: u32,
 }
+
+/// Shared memory that a block may have on every chip since sm_80, bytes.
+const SHARED: usize = 96 << 10;
 
 /// Scores held at once, bytes.
 const SCRATCH: usize = 64 << 20;
@@ -82,8 +85,11 @@ impl Encoder {
 }
 
 /// `x - b` of rows, as f32 where `full` is not null, and as bf16 with norms.
+///
+/// # Errors
+/// A launch that fails.
 #[allow(clippy::too_many_arguments)]
-fn cast(engine: &dyn Engine, x: u64, b: Arg, n: usize, d: usize, full: Arg, half: &Buffer, norms: Option<&Buffer>, bad: &Buffer) -> Result<()> {
+pub fn cast(engine: &dyn Engine, x: u64, b: Arg, n: usize, d: usize, full: Arg, half: &Buffer, norms: Option<&Buffer>, bad: &Buffer) -> Result<()> {
     let norms = norms.map_or(NULL, Arg::from);
     let args = [Arg::Ptr(x), b, (n as u32).into(), (d as u32).into(), full, half.into(), norms, bad.into()];
     engine.launch("cast_rows", Grid::warps(n), &args)
@@ -139,66 +145,62 @@ impl Lists {
 /// # Errors
 /// No memory on the device, a launch that fails.
 pub fn certified(engine: &dyn Engine, encoder: &Encoder, rows: &Rows, k: usize) -> Result<(Lists, Taken)> {
-    let (n, d) = (rows.n, encoder.d);
-    let Some((w_half, norms)) = &encoder.half else { unreachable!("an encoder without a screen is not asked to screen") };
-    let lists = Lists::new(engine, n, room(k, true))?;
-    let cap = lists.cap as u32;
+    let Some((half, norms)) = &encoder.half else { unreachable!("an encoder without a screen is not asked to screen") };
+    let lists = Lists::new(engine, rows.n, room(k, true))?;
+    let screen = (half.address, norms);
+    let counters = certified_lists(engine, encoder, screen, (rows.n, rows.full, rows.half.address, &rows.norms), k, &lists)?;
+    let [low, high, in_full] = numbers(engine, &counters, 3)?[..] else { unreachable!("three were asked for") };
+    Ok((lists, Taken { scored: u64::from(low) | u64::from(high) << 32, in_full }))
+}
+
+/// [`certified`] into lists that are there, from rows (`n`, f32, bf16, norms) and a screen (bf16, norms) that are: nobody waits. Returns
+/// where the counts are: dot products (u64), rows done in full (u32).
+///
+/// # Errors
+/// No memory on the device, a launch that fails.
+pub fn certified_lists(
+    engine: &dyn Engine,
+    encoder: &Encoder,
+    (w_half, norms): (u64, &Buffer),
+    (n, full, half, row_norms): (usize, u64, u64, &Buffer),
+    k: usize,
+    lists: &Lists,
+) -> Result<Buffer> {
+    let (d, sum) = (encoder.d, Arg::from(summing(encoder.d)));
+    let (rows, wanted, cap) = (Arg::from(n as u32), Arg::from(k as u32), Arg::from(lists.cap as u32));
+    let (entries, counts, gates) = (Arg::from(&lists.entries), Arg::from(&lists.counts), Arg::from(&lists.gates));
+    let bounds = [sum, row_norms.into(), norms.into()];
     lists.start(engine, n, NULL)?;
-    let sum = summing(d);
-    scored(engine, encoder, n, Operands::Bf16, rows.half.address, w_half.address, &mut |scores, stride, columns, first| {
-        let args = [
-            scores.into(),
-            (stride as u64).into(),
-            Arg::Ptr(encoder.bias),
-            (n as u32).into(),
-            (columns as u32).into(),
-            (first as u32).into(),
-            (k as u32).into(),
-            cap.into(),
-            (&lists.entries).into(),
-            (&lists.counts).into(),
-            (&lists.gates).into(),
-            sum.into(),
-            (&rows.norms).into(),
-            norms.into(),
-        ];
-        engine.launch("merge_certified", Grid::warps(n), &args)
+    scored(engine, encoder, n, Operands::Bf16, half, w_half, &mut |scores, stride, columns, first| {
+        let chunk = [scores.into(), (stride as u64).into(), Arg::Ptr(encoder.bias), rows, (columns as u32).into(), (first as u32).into()];
+        engine.launch("merge_certified", Grid::warps(n), &[&chunk[..], &[wanted, cap, entries, counts, gates], &bounds].concat())
     })?;
     let counters = engine.alloc(16)?;
     engine.zero(&counters)?;
-    let common = |more: &[Arg]| -> Vec<Arg> {
-        let mut args = vec![Arg::Ptr(rows.full), Arg::Ptr(encoder.w), Arg::Ptr(encoder.bias), (n as u32).into(), (d as u32).into()];
-        args.extend_from_slice(more);
-        args
-    };
-    let args = common(&[
-        (k as u32).into(),
-        cap.into(),
-        (&lists.entries).into(),
-        (&lists.counts).into(),
-        (&lists.gates).into(),
-        1u32.into(),
-        sum.into(),
-        (&rows.norms).into(),
-        norms.into(),
-        Arg::Ptr(counters.address),
-    ]);
+    let exact = [Arg::Ptr(full), Arg::Ptr(encoder.w), Arg::Ptr(encoder.bias), rows, (d as u32).into()];
+    let relu = Arg::from(1u32);
+    let args = [&exact[..], &[wanted, cap, entries, counts, gates, relu], &bounds, &[Arg::Ptr(counters.address)]].concat();
     engine.launch("rescore", Grid::warps(n), &args)?;
-    let args = common(&[
-        (encoder.d_sae as u32).into(),
-        (k as u32).into(),
-        cap.into(),
-        (&lists.entries).into(),
-        (&lists.counts).into(),
-        1u32.into(),
-        Arg::Ptr(counters.address + 8),
-    ]);
-    engine.launch("exact_rows", Grid::line(n, 256), &args)?;
-    let mut bytes = [0; 16];
-    engine.download(&counters, &mut bytes)?;
-    let scored = u64::from_le_bytes(bytes[..8].try_into().unwrap_or_default());
-    let in_full = u32::from_le_bytes(bytes[8..12].try_into().unwrap_or_default());
-    Ok((lists, Taken { scored, in_full }))
+    let in_full = [(encoder.d_sae as u32).into(), wanted, cap, entries, counts, relu, Arg::Ptr(counters.address + 8)];
+    engine.launch("exact_rows", Grid::line(n, 256), &[&exact[..], &in_full].concat())?;
+    Ok(counters)
+}
+
+/// Sorts what lists hold into rows of k, padded: `values` and `indices` `[n, k]`, `lengths` `[n]`.
+///
+/// # Errors
+/// A k beyond what a block's shared memory can sort, a launch that fails.
+pub fn finish(engine: &dyn Engine, lists: &Lists, n: usize, k: usize, values: &Buffer, indices: &Buffer, lengths: &Buffer) -> Result<()> {
+    let slots = k.next_power_of_two().max(k + 32).max(512);
+    let warps = (SHARED / (8 * slots)).min(8);
+    if warps == 0 {
+        let most = SHARED / 16;
+        return Err(Error::config("sae.k", format!("{k} latents per row cannot be sorted on a GPU"), format!("choose k up to {most}")));
+    }
+    let words = [1, lists.cap, n, k, slots].map(|v| Arg::from(v as u32));
+    let args = [&[(&lists.entries).into(), (&lists.counts).into()][..], &words, &[values.into(), indices.into(), lengths.into()]].concat();
+    let grid = Grid::line(n.div_ceil(warps), 32 * warps as u32).with_shared(8 * slots * warps);
+    engine.launch("finish", grid, &args)
 }
 
 /// Makes scores a chunk of latents at a time and hands each to `merge(scores, stride, columns, first)`.
