@@ -2,3 +2,7 @@
 #include "common.cuh"
 
 #include "cast.cu"
+#include "columns.cu"
+#include "decode.cu"
+#include "reduce.cu"
+#include "update.cu"
