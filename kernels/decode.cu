@@ -9,7 +9,7 @@ __device__ static inline void decode_row(const W* RESTRICT w, const f32* base, u
                                          u32 capacity, const u32* RESTRICT indices, const f32* RESTRICT values, u32 from, u32 to, u32 d,
                                          f32* out, bf16* half, f64* squares) {
     __shared__ f64 scratch[33];
-    const int B = E == 1 ? 1 : sizeof(W) == 2 ? 4 : 2;
+    const int B = E == 1 ? 2 : 4;
     u32 row = blockIdx.x, lane = threadIdx.x & 31u;
     f32 y[ITEMS];
     if (base) {
@@ -79,8 +79,8 @@ __device__ static inline void decode_row(const W* RESTRICT w, const f32* base, u
     }                                                                                                                                      \
     REGISTER(name)
 
-DECODE(decode_f32, f32, 4, 512)
-DECODE(decode_bf16, bf16, 8, 512)
+DECODE(decode_f32, f32, 4, 1024)
+DECODE(decode_bf16, bf16, 8, 1024)
 DECODE(decode_f32_odd, f32, 1, 1024)
 DECODE(decode_bf16_odd, bf16, 1, 1024)
 

@@ -11,7 +11,7 @@
 #endif
 
 // Elements of a row that a thread may own: a block of T threads holds rows of up to ITEMS * T.
-static const int ITEMS = 16;
+static const int ITEMS = 8;
 
 // E neighbouring elements as they lie in memory: 16 bytes (8 for four bf16), or one element where rows are not aligned for that.
 template <typename T, int E>

@@ -172,8 +172,8 @@ __device__ static inline void one_segment(const Source<G>& s, const u32* owners,
     }                                                                                                                                      \
     REGISTER(name)
 
-GATHER_SEGMENTS(gather_segments_f32, f32, 4, 512)
-GATHER_SEGMENTS(gather_segments_bf16, bf16, 4, 512)
+GATHER_SEGMENTS(gather_segments_f32, f32, 4, 1024)
+GATHER_SEGMENTS(gather_segments_bf16, bf16, 4, 1024)
 GATHER_SEGMENTS(gather_segments_f32_odd, f32, 1, 1024)
 GATHER_SEGMENTS(gather_segments_bf16_odd, bf16, 1, 1024)
 
@@ -265,8 +265,8 @@ __device__ static inline void measure_latent(const Source<G>& a, const Source<G>
     }                                                                                                                                      \
     REGISTER(name)
 
-MEASURE(measure_f32, f32, 4, 512)
-MEASURE(measure_bf16, bf16, 4, 512)
+MEASURE(measure_f32, f32, 4, 1024)
+MEASURE(measure_bf16, bf16, 4, 1024)
 MEASURE(measure_f32_odd, f32, 1, 1024)
 MEASURE(measure_bf16_odd, bf16, 1, 1024)
 
@@ -431,8 +431,8 @@ __device__ static inline void update_latent(const Source<G>& a, const Source<G>&
     }                                                                                                                                      \
     REGISTER(name)
 
-UPDATE(update_f32, f32, 4, 512)
-UPDATE(update_bf16, bf16, 4, 512)
+UPDATE(update_f32, f32, 4, 1024)
+UPDATE(update_bf16, bf16, 4, 1024)
 UPDATE(update_f32_odd, f32, 1, 1024)
 UPDATE(update_bf16_odd, bf16, 1, 1024)
 
