@@ -3,7 +3,12 @@
 
 #include "cast.cu"
 #include "merge.cu"
+#include "finish.cu"
 #include "threshold.cu"
 #include "batch.cu"
+#include "decode.cu"
+#include "columns.cu"
+#include "reduce.cu"
+#include "update.cu"
 #include "dead.cu"
 #include "record.cu"

@@ -57,19 +57,19 @@ impl Moments {
 
 /// Adam on slices, constants folded once per step.
 #[derive(Clone, Copy)]
-pub(super) struct Rule {
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
+pub(in crate::kernels) struct Rule {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
     /// `lr / (1 - beta1^t)`.
-    step_size: f32,
+    pub step_size: f32,
     /// `1 / sqrt(1 - beta2^t)`.
-    root_correction: f32,
+    pub root_correction: f32,
     grad_scale: f32,
 }
 
 impl Rule {
-    pub(super) fn new(adam: &Adam) -> Self {
+    pub fn new(adam: &Adam) -> Self {
         let t = adam.step as f64;
         Self {
             beta1: adam.beta1 as f32,

@@ -6,12 +6,18 @@ mod device;
 mod disabled;
 #[cfg(feature = "cuda")]
 mod enabled;
-#[cfg(any(feature = "cuda", feature = "simulator"))]
-mod encode;
-#[cfg(any(feature = "cuda", feature = "simulator"))]
-mod engine;
-#[cfg(any(feature = "cuda", feature = "simulator"))]
-mod seam;
+
+/// Modules that need something to run kernels on: a GPU, or the simulator.
+macro_rules! planned {
+    ($($name:ident),*) => {
+        $(
+            #[cfg(any(feature = "cuda", feature = "simulator"))]
+            mod $name;
+        )*
+    };
+}
+
+planned!(batch, columns, decode, encode, engine, reduce, resident, rows, seam, update);
 
 #[cfg(not(feature = "cuda"))]
 pub use disabled::*;
