@@ -2,3 +2,4 @@
 #include "common.cuh"
 
 #include "cast.cu"
+#include "finish.cu"
