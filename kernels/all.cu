@@ -2,4 +2,5 @@
 #include "common.cuh"
 
 #include "cast.cu"
+#include "encode_hopper.cu"
 #include "finish.cu"

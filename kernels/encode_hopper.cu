@@ -1,0 +1,235 @@
+// Fused encode for sm_90a: x w^T + bias by TMA and wgmma, candidates chosen while the products are still in registers.
+// Not for: other chips (encode_ampere.cu), and the last step, `finish`. No score is stored.
+//
+// A block owns 128 rows of x and walks a range of w's tiles of 256 rows. Warpgroup 0 produces: one thread starts the copies, one warp brings
+// the bias. Warpgroups 1 and 2 own 64 rows each: a quad of lanes has two rows, all 64 scores of a row in a lane go through that row's gate
+// (select.cuh). The two do not wait for each other: while one selects, the other multiplies.
+//
+// -DHOPPER_STAGES=n: depth of the ring. -DBRING_UP=1: `entries` is f32 [n, m] and gets the scores. -DBRING_UP=2: no compaction; cap must
+// hold a lane's share of the range, 64 per tile.
+
+#include "hopper.cuh"
+#include "select.cuh"
+
+#ifndef HOPPER_STAGES
+#define HOPPER_STAGES 4
+#endif
+#ifndef BRING_UP
+#define BRING_UP 0
+#endif
+
+static const u32 HOPPER_ROWS = 128, HOPPER_COLUMNS = 256, HOPPER_DEPTH = 64;
+static const u32 HOPPER_X_BYTES = HOPPER_ROWS * HOPPER_DEPTH * 2, HOPPER_W_BYTES = HOPPER_COLUMNS * HOPPER_DEPTH * 2;
+static const u32 HOPPER_STAGE_BYTES = HOPPER_X_BYTES + HOPPER_W_BYTES;
+static const u32 HOPPER_BOX_ROWS = 128;  // of both tensor maps
+
+// Two values side by side, read at once.
+struct alignas(8) HopperPair {
+    f32 even, odd;
+};
+
+struct HopperShared {
+    alignas(1024) u8 stages[HOPPER_STAGES][HOPPER_STAGE_BYTES];
+    alignas(128) HopperPair bias[2][HOPPER_COLUMNS / 2];
+    u64 full[HOPPER_STAGES], empty[HOPPER_STAGES];
+    u64 bias_full[2], bias_empty[2];
+};
+
+#if HOPPER
+
+// One thread: copies of every step of every tile, as far ahead as the ring allows.
+__device__ static void hopper_copy(HopperShared* shared, const TensorMap* x_map, const TensorMap* w_map, u32 first, u32 last, u32 steps) {
+    u32 stage = 0, phase = 0;
+    for (u32 tile = first; tile < last; ++tile) {
+        for (u32 step = 0; step < steps; ++step) {
+            mbarrier_wait(&shared->empty[stage], phase ^ 1);
+            u64* full = &shared->full[stage];
+            u8* to = shared->stages[stage];
+            i32 column = static_cast<i32>(step * HOPPER_DEPTH), row = static_cast<i32>(tile * HOPPER_COLUMNS);
+            mbarrier_expect(full, HOPPER_STAGE_BYTES);
+            tma_load(to, x_map, full, column, static_cast<i32>(blockIdx.x * HOPPER_ROWS));
+            tma_load(to + HOPPER_X_BYTES, w_map, full, column, row);
+            tma_load(to + HOPPER_X_BYTES + HOPPER_W_BYTES / 2, w_map, full, column, row + static_cast<i32>(HOPPER_BOX_ROWS));
+            if (++stage == HOPPER_STAGES) {
+                stage = 0;
+                phase ^= 1;
+            }
+        }
+    }
+}
+
+// One warp: the bias of every tile; columns beyond m can never be chosen.
+__device__ static void hopper_bias(HopperShared* shared, const f32* bias, u32 m, u32 first, u32 last) {
+    u32 lane = threadIdx.x & 31u;
+    for (u32 tile = first; tile < last; ++tile) {
+        u32 turn = tile - first, half = turn & 1;
+        mbarrier_wait(&shared->bias_empty[half], (turn >> 1 & 1) ^ 1);
+        f32* to = &shared->bias[half][0].even;
+        for (u32 i = lane; i < HOPPER_COLUMNS; i += 32) {
+            u32 column = tile * HOPPER_COLUMNS + i;
+            to[i] = column < m ? bias[column] : unordered(ORDERED_MINUS_INFINITY);
+        }
+        mbarrier_arrive(&shared->bias_full[half]);
+    }
+}
+
+// A warpgroup: products and selection for its 64 rows.
+__device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
+                                     Entry* entries, u32* counts, u32 cap) {
+    u32 group = threadIdx.x / 128 - 1, lane = threadIdx.x & 31u, quad = lane & 3u;
+    u32 row = blockIdx.x * HOPPER_ROWS + group * 64 + (threadIdx.x % 128) / 32 * 16 + lane / 4;  // and row + 8
+    bool leader = lane == 0;
+    u32 splits = gridDim.y, lists = splits * 4;
+    u64 list = static_cast<u64>(row) * lists + blockIdx.y * 4 + quad;
+    u64 list8 = list + 8ull * lists;
+    bool here = row < n, here8 = row + 8 < n;
+    Entry* low = entries + list * cap;
+    Entry* high = entries + list8 * cap;
+    u32 count = 0, count8 = 0;
+    u32 own = select_floor(relu, here), own8 = select_floor(relu, here8);
+    const u32* bound = bounds + (here ? row : 0);
+    const u32* bound8 = bounds + (here8 ? row + 8 : 0);
+    u32 most = select_most(k), room = cap - HOPPER_COLUMNS / 4;
+    u32 stage = 0, phase = 0, due = 1;
+    f32 acc[128];
+    for (u32 tile = first; tile < last; ++tile) {
+        u32 foreign = 0, foreign8 = 0;
+        if (splits > 1) {
+            foreign = select_peek(bound);
+            foreign8 = select_peek(bound8);
+        }
+        u32 previous = 0;
+        for (u32 step = 0; step < steps; ++step) {
+            mbarrier_wait(&shared->full[stage], phase);
+            u8* from = shared->stages[stage];
+            u64 a = wgmma_descriptor(from + group * (HOPPER_X_BYTES / 2)), b = wgmma_descriptor(from + HOPPER_X_BYTES);
+            wgmma_fence();
+            UNROLL for (u32 part = 0; part < HOPPER_DEPTH / 16; ++part) { wgmma_m64n256k16(acc, a + 2 * part, b + 2 * part, step + part > 0); }
+            wgmma_commit();
+            wgmma_wait<1>();
+            // All but the products just started are done: the stage before is free.
+            if (leader && step > 0) {
+                mbarrier_arrive(&shared->empty[previous]);
+            }
+            previous = stage;
+            if (++stage == HOPPER_STAGES) {
+                stage = 0;
+                phase ^= 1;
+            }
+        }
+        wgmma_wait<0>();
+        wgmma_settle(acc);
+        if (leader) {
+            mbarrier_arrive(&shared->empty[previous]);
+        }
+        u32 turn = tile - first, half = turn & 1;
+        mbarrier_wait(&shared->bias_full[half], turn >> 1 & 1);
+        const HopperPair* bias = shared->bias[half] + quad;
+        f32 gate = select_gate(own, foreign), gate8 = select_gate(own8, foreign8);
+        u32 column = tile * HOPPER_COLUMNS + 2 * quad;
+        UNROLL for (u32 part = 0; part < 8; ++part) {
+            f32* v = acc + part * 16;
+            UNROLL for (u32 i = 0; i < 4; ++i) {
+                HopperPair add = bias[part * 16 + i * 4];
+                v[4 * i] += add.even;
+                v[4 * i + 1] += add.odd;
+                v[4 * i + 2] += add.even;
+                v[4 * i + 3] += add.odd;
+            }
+#if BRING_UP == 1
+            f32* scores = reinterpret_cast<f32*>(entries);
+            UNROLL for (u32 i = 0; i < 16; ++i) {
+                u32 at = column + part * 32 + i / 4 * 8 + (i & 1), to = row + (i & 2) * 4;
+                if (to < n && at < m) {
+                    scores[static_cast<u64>(to) * m + at] = v[i];
+                }
+            }
+#else
+            f32 best = fmaxf(fmaxf(fmaxf(v[0], v[1]), fmaxf(v[4], v[5])), fmaxf(fmaxf(v[8], v[9]), fmaxf(v[12], v[13])));
+            f32 best8 = fmaxf(fmaxf(fmaxf(v[2], v[3]), fmaxf(v[6], v[7])), fmaxf(fmaxf(v[10], v[11]), fmaxf(v[14], v[15])));
+            if (__any_sync(FULL, best > gate || best8 > gate8)) {
+                UNROLL for (u32 i = 0; i < 4; ++i) {
+                    u32 at = column + part * 32 + i * 8;
+                    select_offer(count, v[4 * i], gate, at, low);
+                    select_offer(count, v[4 * i + 1], gate, at + 1, low);
+                    select_offer(count8, v[4 * i + 2], gate8, at, high);
+                    select_offer(count8, v[4 * i + 3], gate8, at + 1, high);
+                }
+            }
+#endif
+        }
+        __syncwarp();
+        if (leader) {
+            mbarrier_arrive(&shared->bias_empty[half]);
+        }
+#if BRING_UP == 0
+        // At tiles 1, 2, 4, 8, .. of the range, and whenever a list could not take another tile.
+        bool tight = count > room || count8 > room;
+        if ((turn + 1 == due || __any_sync(FULL, tight)) && tile + 1 < last) {
+            due = 2 * (turn + 1);
+            select_compact(low, count, own, foreign, k, most);
+            select_compact(high, count8, own8, foreign8, k, most);
+            if (splits > 1 && quad == 0) {
+                if (here) {
+                    atomicMax(bounds + row, own);
+                }
+                if (here8) {
+                    atomicMax(bounds + row + 8, own8);
+                }
+            }
+        }
+#endif
+    }
+#if BRING_UP != 1
+    if (here) {
+        counts[list] = count;
+    }
+    if (here8) {
+        counts[list8] = count8;
+    }
+#endif
+}
+
+#endif  // HOPPER
+
+// x_map: bf16 [n, d], w_map: bf16 [m, d], boxes of 64 columns x 128 rows, both swizzled by 128 bytes, zeroes outside; d a multiple of 8.
+// bias f32 [m]. Grid: x = ceil(n / 128), y = splits of the tiles of w; 384 threads; dynamic shared memory: sizeof(HopperShared) + 1024.
+// bounds u32 [n], zeroed beforehand, belongs to this call. Lists as `finish` wants them, 4 * splits per row: entries [n, 4 splits, cap],
+// counts [n, 4 splits]; cap >= k + k / 10 + 64.
+KERNEL __launch_bounds__(384, 1)
+    encode_hopper(const __grid_constant__ TensorMap x_map, const __grid_constant__ TensorMap w_map, const f32* bias, u32 n, u32 m, u32 d,
+                  u32 k, u32 relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
+#if HOPPER
+    SHARED_DYN(u8, bytes);
+    HopperShared* shared = reinterpret_cast<HopperShared*>(bytes + (1024 - (shared_address(bytes) & 1023u)) % 1024);
+    if (threadIdx.x == 0) {
+        tma_prefetch(&x_map);
+        tma_prefetch(&w_map);
+        for (u32 i = 0; i < HOPPER_STAGES; ++i) {
+            mbarrier_init(&shared->full[i], 1);
+            mbarrier_init(&shared->empty[i], 8);  // a lane of each consuming warp
+        }
+        for (u32 i = 0; i < 2; ++i) {
+            mbarrier_init(&shared->bias_full[i], 32);
+            mbarrier_init(&shared->bias_empty[i], 8);
+        }
+        mbarrier_init_done();
+    }
+    __syncthreads();
+    u32 tiles = (m + HOPPER_COLUMNS - 1) / HOPPER_COLUMNS, steps = (d + HOPPER_DEPTH - 1) / HOPPER_DEPTH;
+    u32 first = static_cast<u32>(static_cast<u64>(tiles) * blockIdx.y / gridDim.y);
+    u32 last = static_cast<u32>(static_cast<u64>(tiles) * (blockIdx.y + 1) / gridDim.y);
+    if (threadIdx.x < 128) {
+        registers_down<40>();
+        if (threadIdx.x == 0) {
+            hopper_copy(shared, &x_map, &w_map, first, last, steps);
+        } else if (threadIdx.x >= 32 && threadIdx.x < 64) {
+            hopper_bias(shared, bias, m, first, last);
+        }
+    } else {
+        registers_up<232>();
+        hopper_choose(shared, n, m, steps, k, relu != 0, first, last, bounds, entries, counts, cap);
+    }
+#endif
+}
+REGISTER(encode_hopper)
