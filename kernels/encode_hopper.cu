@@ -73,23 +73,42 @@ __device__ static void hopper_bias(HopperShared* shared, const f32* bias, u32 m,
     }
 }
 
+// A warpgroup starts the products of one step, the first of a tile or a later one, when its operands are there.
+template <bool FIRST>
+__device__ static inline void hopper_multiply(HopperShared* shared, u32 group, u32& stage, u32& phase, f32 (&acc)[128]) {
+    mbarrier_wait(&shared->full[stage], phase);
+    u64 a = wgmma_descriptor(shared->stages[stage] + group * (HOPPER_X_BYTES / 2));
+    u64 b = wgmma_descriptor(shared->stages[stage] + HOPPER_X_BYTES);
+    wgmma_fence();
+    if (FIRST) {
+        wgmma_begin(acc, a, b);
+    } else {
+        wgmma_add(acc, a, b);
+    }
+    UNROLL for (u32 part = 1; part < HOPPER_DEPTH / 16; ++part) { wgmma_add(acc, a + 2 * part, b + 2 * part); }
+    wgmma_commit();
+    if (++stage == HOPPER_STAGES) {
+        stage = 0;
+        phase ^= 1;
+    }
+}
+
 // A warpgroup: products and selection for its 64 rows.
 __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
                                      Entry* entries, u32* counts, u32 cap) {
-    u32 group = threadIdx.x / 128 - 1, lane = threadIdx.x & 31u, quad = lane & 3u;
+    u32 group = __shfl_sync(FULL, threadIdx.x / 128 - 1, 0);  // tells the compiler that the warp agrees
+    u32 lane = threadIdx.x & 31u, quad = lane & 3u;
     u32 row = blockIdx.x * HOPPER_ROWS + group * 64 + (threadIdx.x % 128) / 32 * 16 + lane / 4;  // and row + 8
     bool leader = lane == 0;
     u32 splits = gridDim.y, lists = splits * 4;
-    u64 list = static_cast<u64>(row) * lists + blockIdx.y * 4 + quad;
-    u64 list8 = list + 8ull * lists;
+    u32 list = row * lists + blockIdx.y * 4 + quad, list8 = list + 8 * lists;
     bool here = row < n, here8 = row + 8 < n;
-    Entry* low = entries + list * cap;
-    Entry* high = entries + list8 * cap;
-    u32 count = 0, count8 = 0;
+    u32 end = list * cap * 8, end8 = list8 * cap * 8;
     u32 own = select_floor(relu, here), own8 = select_floor(relu, here8);
     const u32* bound = bounds + (here ? row : 0);
     const u32* bound8 = bounds + (here8 ? row + 8 : 0);
-    u32 most = select_most(k), room = cap - HOPPER_COLUMNS / 4;
+    u32 most = select_most(k);
+    u32 room = (cap - HOPPER_COLUMNS / 4) * 8;
     u32 stage = 0, phase = 0, due = 1;
     f32 acc[128];
     for (u32 tile = first; tile < last; ++tile) {
@@ -98,24 +117,17 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
             foreign = select_peek(bound);
             foreign8 = select_peek(bound8);
         }
-        u32 previous = 0;
-        for (u32 step = 0; step < steps; ++step) {
-            mbarrier_wait(&shared->full[stage], phase);
-            u8* from = shared->stages[stage];
-            u64 a = wgmma_descriptor(from + group * (HOPPER_X_BYTES / 2)), b = wgmma_descriptor(from + HOPPER_X_BYTES);
-            wgmma_fence();
-            UNROLL for (u32 part = 0; part < HOPPER_DEPTH / 16; ++part) { wgmma_m64n256k16(acc, a + 2 * part, b + 2 * part, step + part > 0); }
-            wgmma_commit();
-            wgmma_wait<1>();
+        u32 previous = stage;
+        hopper_multiply<true>(shared, group, stage, phase, acc);
+        for (u32 step = 1; step < steps; ++step) {
+            u32 current = stage;
+            hopper_multiply<false>(shared, group, stage, phase, acc);
             // All but the products just started are done: the stage before is free.
-            if (leader && step > 0) {
+            wgmma_wait<1>();
+            if (leader) {
                 mbarrier_arrive(&shared->empty[previous]);
             }
-            previous = stage;
-            if (++stage == HOPPER_STAGES) {
-                stage = 0;
-                phase ^= 1;
-            }
+            previous = current;
         }
         wgmma_wait<0>();
         wgmma_settle(acc);
@@ -150,10 +162,10 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
             if (__any_sync(FULL, best > gate || best8 > gate8)) {
                 UNROLL for (u32 i = 0; i < 4; ++i) {
                     u32 at = column + part * 32 + i * 8;
-                    select_offer(count, v[4 * i], gate, at, low);
-                    select_offer(count, v[4 * i + 1], gate, at + 1, low);
-                    select_offer(count8, v[4 * i + 2], gate8, at, high);
-                    select_offer(count8, v[4 * i + 3], gate8, at + 1, high);
+                    select_offer(entries, end, v[4 * i], gate, at);
+                    select_offer(entries, end, v[4 * i + 1], gate, at + 1);
+                    select_offer(entries, end8, v[4 * i + 2], gate8, at);
+                    select_offer(entries, end8, v[4 * i + 3], gate8, at + 1);
                 }
             }
 #endif
@@ -164,11 +176,12 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
         }
 #if BRING_UP == 0
         // At tiles 1, 2, 4, 8, .. of the range, and whenever a list could not take another tile.
-        bool tight = count > room || count8 > room;
+        u32 begin = list * cap * 8, begin8 = list8 * cap * 8;
+        bool tight = end - begin > room || end8 - begin8 > room;
         if ((turn + 1 == due || __any_sync(FULL, tight)) && tile + 1 < last) {
             due = 2 * (turn + 1);
-            select_compact(low, count, own, foreign, k, most);
-            select_compact(high, count8, own8, foreign8, k, most);
+            end = select_compact(entries, begin, end, own, foreign, k, most);
+            end8 = select_compact(entries, begin8, end8, own8, foreign8, k, most);
             if (splits > 1 && quad == 0) {
                 if (here) {
                     atomicMax(bounds + row, own);
@@ -182,10 +195,10 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
     }
 #if BRING_UP != 1
     if (here) {
-        counts[list] = count;
+        counts[list] = end / 8 - list * cap;
     }
     if (here8) {
-        counts[list8] = count8;
+        counts[list8] = end8 / 8 - list8 * cap;
     }
 #endif
 }
@@ -195,7 +208,7 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
 // x_map: bf16 [n, d], w_map: bf16 [m, d], boxes of 64 columns x 128 rows, both swizzled by 128 bytes, zeroes outside; d a multiple of 8.
 // bias f32 [m]. Grid: x = ceil(n / 128), y = splits of the tiles of w; 384 threads; dynamic shared memory: sizeof(HopperShared) + 1024.
 // bounds u32 [n], zeroed beforehand, belongs to this call. Lists as `finish` wants them, 4 * splits per row: entries [n, 4 splits, cap],
-// counts [n, 4 splits]; cap >= k + k / 10 + 64.
+// counts [n, 4 splits]; cap >= k + k / 10 + 64; entries are less than 4 GiB.
 KERNEL __launch_bounds__(384, 1)
     encode_hopper(const __grid_constant__ TensorMap x_map, const __grid_constant__ TensorMap w_map, const f32* bias, u32 n, u32 m, u32 d,
                   u32 k, u32 relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {

@@ -160,29 +160,46 @@ __device__ static inline void wgmma_settle(f32 (&acc)[128]) {
 #endif
 }
 
-#define ACC8(i) "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), "+f"(acc[i + 5]), "+f"(acc[i + 6]), "+f"(acc[i + 7])
-#define ACC64(i) ACC8(i), ACC8(i + 8), ACC8(i + 16), ACC8(i + 24), ACC8(i + 32), ACC8(i + 40), ACC8(i + 48), ACC8(i + 56)
+#define ACC8(x, i) x(acc[i]), x(acc[i + 1]), x(acc[i + 2]), x(acc[i + 3]), x(acc[i + 4]), x(acc[i + 5]), x(acc[i + 6]), x(acc[i + 7])
+#define ACC64(x, i) \
+    ACC8(x, i), ACC8(x, i + 8), ACC8(x, i + 16), ACC8(x, i + 24), ACC8(x, i + 32), ACC8(x, i + 40), ACC8(x, i + 48), ACC8(x, i + 56)
+#define ACC_NAMES                                                                                                                        \
+    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"           \
+    "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"  \
+    "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"  \
+    "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,"    \
+    "%122,%123,%124,%125,%126,%127}"
 
-// Zeroing the accumulators beforehand would make ptxas wait after each product (C7515): `add` = false on the first one does it.
-__device__ static inline void wgmma_m64n256k16(f32 (&acc)[128], u64 a, u64 b, bool add) {
+// acc = a b^T: what was in the accumulators is neither read nor kept alive. Zeroing them beforehand instead would make ptxas wait after
+// each product (C7515).
+__device__ static inline void wgmma_begin(f32 (&acc)[128], u64 a, u64 b) {
 #ifdef __CUDACC__
     asm volatile(
-        "{\n .reg .pred p;\n setp.ne.b32 p, %130, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-        "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-        "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,"
-        "%122,%123,%124,%125,%126,%127}, %128, %129, p, 1, 1, 0, 0;\n}"
-        : ACC64(0), ACC64(64)
-        : "l"(a), "l"(b), "r"(static_cast<i32>(add)));
+        "{\n .reg .pred p;\n setp.ne.u32 p, 0, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " ACC_NAMES ", %128, %129, p, 1, 1, 0, 0;\n}"
+        : ACC64("=f", 0), ACC64("=f", 64)
+        : "l"(a), "l"(b));
 #else
-    sim::wgmma_m64n256k16(acc, a, b, add);
+    sim::wgmma_m64n256k16(acc, a, b, false);
+#endif
+}
+
+// acc += a b^T.
+__device__ static inline void wgmma_add(f32 (&acc)[128], u64 a, u64 b) {
+#ifdef __CUDACC__
+    asm volatile(
+        "{\n .reg .pred p;\n setp.eq.u32 p, 0, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " ACC_NAMES ", %128, %129, p, 1, 1, 0, 0;\n}"
+        : ACC64("+f", 0), ACC64("+f", 64)
+        : "l"(a), "l"(b));
+#else
+    sim::wgmma_m64n256k16(acc, a, b, true);
 #endif
 }
 
 #undef ACC8
 #undef ACC64
+#undef ACC_NAMES
 
 // Registers per thread of this warpgroup from here on; of all its threads at once.
 template <u32 REGISTERS>

@@ -37,19 +37,19 @@ __device__ static inline f32 select_gate(u32 own, u32 foreign) {
     return unordered(own > below ? own : below);
 }
 
-// Lists v if it passes; no branch.
-__device__ static inline void select_offer(u32& count, f32 v, f32 gate, u32 column, Entry* list) {
+// Lists v if it passes; no branch. `end`: where this lane's list ends, in bytes from `entries` (32 bits are a third of the instructions).
+__device__ static inline void select_offer(Entry* entries, u32& end, f32 v, f32 gate, u32 column) {
 #ifdef __CUDACC__
     asm volatile(
-        "{\n .reg .pred p;\n .reg .u64 at;\n setp.gt.f32 p, %1, %2;\n mad.wide.u32 at, %0, 8, %5;\n"
-        " @p st.global.v2.b32 [at], {%3, %4};\n @p add.u32 %0, %0, 1;\n}"
-        : "+r"(count)
-        : "f"(v), "f"(gate), "r"(__float_as_uint(v)), "r"(column), "l"(list)
+        "{\n .reg .pred p;\n .reg .u64 to;\n setp.gt.f32 p, %1, %2;\n cvt.u64.u32 to, %0;\n add.u64 to, to, %5;\n"
+        " @p st.global.v2.b32 [to], {%3, %4};\n @p add.u32 %0, %0, 8;\n}"
+        : "+r"(end)
+        : "f"(v), "f"(gate), "r"(__float_as_uint(v)), "r"(column), "l"(entries)
         : "memory");
 #else
     if (v > gate) {
-        list[count] = Entry{__float_as_uint(v), column};
-        ++count;
+        entries[end / 8] = Entry{__float_as_uint(v), column};
+        end += 8;
     }
 #endif
 }
@@ -69,17 +69,20 @@ __device__ static inline u32 quad_max(u32 v) {
 }
 
 // One row per quad, the whole warp together: rows with more than `most` entries lose what cannot win, and their `own` rises.
-// `list` and `count` are this lane's. Lists up to 64 long are read once into registers (in place of the idle accumulators) to search.
-__device__ static inline void select_compact(Entry* list, u32& count, u32& own, u32 foreign, u32 k, u32 most) {
-    const u32 HELD = 64, BATCH = 16;
+// `begin` .. `end` is this lane's list, in bytes from `entries`; its new end is returned. Lists up to 64 long are read once into registers (in place of the idle accumulators) to search.
+__device__ static inline u32 select_compact(Entry* entries, u32 begin, u32 end, u32& own, u32 foreign, u32 k, u32 most) {
+    const u32 HELD = 64, BATCH = 16, MINUS_INFINITY = 0xff800000u;  // no list has it
+    Entry* list = entries + begin / 8;
+    u32 count = (end - begin) / 8;
     u32 longest = warp_max(count);
     u32 held[HELD];
+    UNROLL for (u32 i = 0; i < HELD; ++i) { held[i] = 0; }  // else their registers would be in use at all times
     u32 largest = 0;
     UNROLL for (u32 b = 0; b < HELD; b += BATCH) {
         if (longest > b) {
-            UNROLL for (u32 i = b; i < b + BATCH; ++i) { held[i] = i < count ? list[i].bits : 0; }
+            UNROLL for (u32 i = b; i < b + BATCH; ++i) { held[i] = i < count ? list[i].bits : MINUS_INFINITY; }
             UNROLL for (u32 i = b; i < b + BATCH; ++i) {
-                held[i] = i < count ? ordered(__uint_as_float(held[i])) : 0;
+                held[i] = ordered(__uint_as_float(held[i]));
                 largest = held[i] > largest ? held[i] : largest;
             }
         }
@@ -135,7 +138,7 @@ __device__ static inline void select_compact(Entry* list, u32& count, u32& own, 
         }
     }
     if (!crowded) {
-        return;
+        return end;
     }
     own = low;
     u32 kept = 0;
@@ -151,5 +154,5 @@ __device__ static inline void select_compact(Entry* list, u32& count, u32& own, 
             }
         }
     }
-    count = kept;
+    return begin + 8 * kept;
 }
