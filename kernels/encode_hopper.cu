@@ -23,14 +23,9 @@ static const u32 HOPPER_X_BYTES = HOPPER_ROWS * HOPPER_DEPTH * 2, HOPPER_W_BYTES
 static const u32 HOPPER_STAGE_BYTES = HOPPER_X_BYTES + HOPPER_W_BYTES;
 static const u32 HOPPER_BOX_ROWS = 128;  // of both tensor maps
 
-// Two values side by side, read at once.
-struct alignas(8) HopperPair {
-    f32 even, odd;
-};
-
 struct HopperShared {
     alignas(1024) u8 stages[HOPPER_STAGES][HOPPER_STAGE_BYTES];
-    alignas(128) HopperPair bias[2][HOPPER_COLUMNS / 2];
+    alignas(128) Pair bias[2][HOPPER_COLUMNS / 2];
     u64 full[HOPPER_STAGES], empty[HOPPER_STAGES];
     u64 bias_full[2], bias_empty[2];
 };
@@ -136,13 +131,13 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
         }
         u32 turn = tile - first, half = turn & 1;
         mbarrier_wait(&shared->bias_full[half], turn >> 1 & 1);
-        const HopperPair* bias = shared->bias[half] + quad;
+        const Pair* bias = shared->bias[half] + quad;
         f32 gate = select_gate(own, foreign), gate8 = select_gate(own8, foreign8);
         u32 column = tile * HOPPER_COLUMNS + 2 * quad;
         UNROLL for (u32 part = 0; part < 8; ++part) {
             f32* v = acc + part * 16;
             UNROLL for (u32 i = 0; i < 4; ++i) {
-                HopperPair add = bias[part * 16 + i * 4];
+                Pair add = load_pair(bias + part * 16 + i * 4);
                 v[4 * i] += add.even;
                 v[4 * i + 1] += add.odd;
                 v[4 * i + 2] += add.even;
@@ -233,14 +228,14 @@ KERNEL __launch_bounds__(384, 1)
     u32 first = static_cast<u32>(static_cast<u64>(tiles) * blockIdx.y / gridDim.y);
     u32 last = static_cast<u32>(static_cast<u64>(tiles) * (blockIdx.y + 1) / gridDim.y);
     if (threadIdx.x < 128) {
-        registers_down<40>();
+        registers_down<24>();
         if (threadIdx.x == 0) {
             hopper_copy(shared, &x_map, &w_map, first, last, steps);
         } else if (threadIdx.x >= 32 && threadIdx.x < 64) {
             hopper_bias(shared, bias, m, first, last);
         }
     } else {
-        registers_up<232>();
+        registers_up<240>();
         hopper_choose(shared, n, m, steps, k, relu != 0, first, last, bounds, entries, counts, cap);
     }
 #endif

@@ -201,6 +201,22 @@ __device__ static inline void wgmma_add(f32 (&acc)[128], u64 a, u64 b) {
 #undef ACC64
 #undef ACC_NAMES
 
+// Two values side by side in shared memory.
+struct alignas(8) Pair {
+    f32 even, odd;
+};
+
+// In one piece and in program order: otherwise the compiler fetches the bias of a whole tile at once, and then lacks registers.
+__device__ static inline Pair load_pair(const Pair* at) {
+#ifdef __CUDACC__
+    Pair pair;
+    asm volatile("ld.volatile.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.even), "=f"(pair.odd) : "r"(shared_address(at)));
+    return pair;
+#else
+    return *at;
+#endif
+}
+
 // Registers per thread of this warpgroup from here on; of all its threads at once.
 template <u32 REGISTERS>
 __device__ static inline void registers_down() {
