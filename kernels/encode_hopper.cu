@@ -96,14 +96,13 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
     u32 row = blockIdx.x * HOPPER_ROWS + group * 64 + (threadIdx.x % 128) / 32 * 16 + lane / 4;  // and row + 8
     bool leader = lane == 0;
     u32 splits = gridDim.y, lists = splits * 4;
-    u32 list = row * lists + blockIdx.y * 4 + quad, list8 = list + 8 * lists;
-    bool here = row < n, here8 = row + 8 < n;
-    u32 end = list * cap * 8, end8 = list8 * cap * 8;
-    u32 own = select_floor(relu, here), own8 = select_floor(relu, here8);
-    const u32* bound = bounds + (here ? row : 0);
-    const u32* bound8 = bounds + (here8 ? row + 8 : 0);
-    u32 most = select_most(k);
-    u32 room = (cap - HOPPER_COLUMNS / 4) * 8;
+    u32 list = row * lists + blockIdx.y * 4 + quad;
+    u32 step_bytes = 8 * lists * cap * 8, begin = list * cap * 8;
+    u32 end[2] = {begin, begin + step_bytes};
+    u32 gate[2] = {select_floor(relu, row < n), select_floor(relu, row + 8 < n)};
+    const u32* bound = bounds + (row < n ? row : 0);
+    const u32* bound8 = bounds + (row + 8 < n ? row + 8 : 0);
+    u32 most = select_most(k), room = (cap - HOPPER_COLUMNS / 4) * 8;
     u32 stage = 0, phase = 0, due = 1;
     f32 acc[128];
     for (u32 tile = first; tile < last; ++tile) {
@@ -132,7 +131,9 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
         u32 turn = tile - first, half = turn & 1;
         mbarrier_wait(&shared->bias_full[half], turn >> 1 & 1);
         const Pair* bias = shared->bias[half] + quad;
-        f32 gate = select_gate(own, foreign), gate8 = select_gate(own8, foreign8);
+        gate[0] = select_heed(gate[0], foreign);
+        gate[1] = select_heed(gate[1], foreign8);
+        f32 above = unordered(gate[0]), above8 = unordered(gate[1]);
         u32 column = tile * HOPPER_COLUMNS + 2 * quad;
         UNROLL for (u32 part = 0; part < 8; ++part) {
             f32* v = acc + part * 16;
@@ -154,13 +155,13 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
 #else
             f32 best = fmaxf(fmaxf(fmaxf(v[0], v[1]), fmaxf(v[4], v[5])), fmaxf(fmaxf(v[8], v[9]), fmaxf(v[12], v[13])));
             f32 best8 = fmaxf(fmaxf(fmaxf(v[2], v[3]), fmaxf(v[6], v[7])), fmaxf(fmaxf(v[10], v[11]), fmaxf(v[14], v[15])));
-            if (__any_sync(FULL, best > gate || best8 > gate8)) {
+            if (__any_sync(FULL, best > above || best8 > above8)) {
                 UNROLL for (u32 i = 0; i < 4; ++i) {
                     u32 at = column + part * 32 + i * 8;
-                    select_offer(entries, end, v[4 * i], gate, at);
-                    select_offer(entries, end, v[4 * i + 1], gate, at + 1);
-                    select_offer(entries, end8, v[4 * i + 2], gate8, at);
-                    select_offer(entries, end8, v[4 * i + 3], gate8, at + 1);
+                    select_offer(entries, end[0], v[4 * i], above, at);
+                    select_offer(entries, end[0], v[4 * i + 1], above, at + 1);
+                    select_offer(entries, end[1], v[4 * i + 2], above8, at);
+                    select_offer(entries, end[1], v[4 * i + 3], above8, at + 1);
                 }
             }
 #endif
@@ -171,29 +172,19 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
         }
 #if BRING_UP == 0
         // At tiles 1, 2, 4, 8, .. of the range, and whenever a list could not take another tile.
-        u32 begin = list * cap * 8, begin8 = list8 * cap * 8;
-        bool tight = end - begin > room || end8 - begin8 > room;
+        bool tight = end[0] - begin > room || end[1] - begin - step_bytes > room;
         if ((turn + 1 == due || __any_sync(FULL, tight)) && tile + 1 < last) {
             due = 2 * (turn + 1);
-            end = select_compact(entries, begin, end, own, foreign, k, most);
-            end8 = select_compact(entries, begin8, end8, own8, foreign8, k, most);
-            if (splits > 1 && quad == 0) {
-                if (here) {
-                    atomicMax(bounds + row, own);
-                }
-                if (here8) {
-                    atomicMax(bounds + row + 8, own8);
-                }
-            }
+            select_compact_rows(entries, begin, step_bytes, end, gate, k, most, splits > 1 ? bounds : nullptr, row, n);
         }
 #endif
     }
 #if BRING_UP != 1
-    if (here) {
-        counts[list] = end / 8 - list * cap;
+    if (row < n) {
+        counts[list] = (end[0] - begin) / 8;
     }
-    if (here8) {
-        counts[list8] = end8 / 8 - list8 * cap;
+    if (row + 8 < n) {
+        counts[list + 8 * lists] = (end[1] - begin - step_bytes) / 8;
     }
 #endif
 }
