@@ -25,6 +25,11 @@ struct alignas(64) TensorMap {
     u64 words[16];
 };
 
+// Two values side by side in shared memory.
+struct alignas(8) Pair {
+    f32 even, odd;
+};
+
 #ifndef __CUDACC__
 // The simulator's side (sim/). Waiting functions park the fibre; the products are collective over the 128 threads of a warpgroup.
 namespace sim {
@@ -200,11 +205,6 @@ __device__ static inline void wgmma_add(f32 (&acc)[128], u64 a, u64 b) {
 #undef ACC8
 #undef ACC64
 #undef ACC_NAMES
-
-// Two values side by side in shared memory.
-struct alignas(8) Pair {
-    f32 even, odd;
-};
 
 // In one piece and in program order: otherwise the compiler fetches the bias of a whole tile at once, and then lacks registers.
 __device__ static inline Pair load_pair(const Pair* at) {
