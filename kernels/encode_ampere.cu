@@ -26,10 +26,13 @@ __device__ static inline void ampere_copy(u8* to, const bf16* from, u32 row, u32
     u32 piece = threadIdx.x % 8, at = threadIdx.x / 8;
     bool inside = column + piece * 8 < d;
     u8* place = to + at * 128 + (piece ^ (at & 7u)) * 16;
-    UNROLL for (u32 i = 0; i < 8; ++i) {
-        u32 r = row + at + 16 * i;
+    const bf16* source = from + static_cast<u64>(row + at) * d + column + piece * 8;
+    // Not unrolled: sixteen addresses would be kept in registers that the products need.
+    ROLLED for (u32 r = row + at; r < row + AMPERE_SIDE; r += 16) {
         bool wanted = inside && r < rows;
-        cp_async16(place + i * 16 * 128, wanted ? from + static_cast<u64>(r) * d + column + piece * 8 : from, wanted);
+        cp_async16(place, wanted ? source : from, wanted);
+        place += 16 * 128;
+        source += 16 * d;
     }
 }
 
@@ -110,20 +113,16 @@ __device__ static inline void ampere_encode(AmpereShared<STAGES>* shared, const 
             UNROLL for (u32 r = 0; r < 8; ++r) { gate[r] = select_heed(gate[r], select_peek(bounds + (row + 8 * r < n ? row + 8 * r : 0))); }
         }
         u32 column = tile * AMPERE_SIDE + side * 64 + 2 * quad;
-        UNROLL for (u32 j = 0; j < 8; ++j) {
-            f32 even = add[side * 64 + 2 * quad + 8 * j], odd = add[side * 64 + 2 * quad + 8 * j + 1];
-            UNROLL for (u32 i = 0; i < 4; ++i) {
-                acc[i][j][0] += even;
-                acc[i][j][1] += odd;
-                acc[i][j][2] += even;
-                acc[i][j][3] += odd;
-            }
-        }
+        const f32* mine = add + side * 64 + 2 * quad;
         bool tight = false;
         UNROLL for (u32 r = 0; r < 8; ++r) {
             u32 i = r / 2, e = r % 2 * 2;
-            f32 above = unordered(gate[r]), best = fmaxf(acc[i][0][e], acc[i][0][e + 1]);
-            UNROLL for (u32 j = 1; j < 8; ++j) { best = fmaxf(best, fmaxf(acc[i][j][e], acc[i][j][e + 1])); }
+            f32 above = unordered(gate[r]), best = above;
+            UNROLL for (u32 j = 0; j < 8; ++j) {
+                acc[i][j][e] += mine[8 * j];
+                acc[i][j][e + 1] += mine[8 * j + 1];
+                best = fmaxf(best, fmaxf(acc[i][j][e], acc[i][j][e + 1]));
+            }
             if (__any_sync(FULL, best > above)) {
                 UNROLL for (u32 j = 0; j < 8; ++j) {
                     select_offer(entries, end[r], acc[i][j][e], above, column + 8 * j);
