@@ -3,6 +3,8 @@
 
 #include "cast.cu"
 #include "merge.cu"
+#include "encode_ampere.cu"
+#include "encode_hopper.cu"
 #include "finish.cu"
 #include "threshold.cu"
 #include "batch.cu"

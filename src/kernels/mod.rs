@@ -187,6 +187,9 @@ macro_rules! dispatch {
 }
 
 mod pursuit;
+mod resident;
+
+pub use resident::{Choice, Precision, ResidentConfig, StepPlan, Told};
 
 pub use pursuit::{fill_gram, new_gram, orthogonal_pursuit, pursuit, Gradient, Pick, PursuitGrad, PursuitPath, PursuitRule, Tape};
 

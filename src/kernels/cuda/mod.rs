@@ -7,17 +7,27 @@ mod disabled;
 #[cfg(feature = "cuda")]
 mod enabled;
 
-/// Modules that need something to run kernels on: a GPU, or the simulator.
-macro_rules! planned {
-    ($($name:ident),*) => {
-        $(
-            #[cfg(any(feature = "cuda", feature = "simulator"))]
-            mod $name;
-        )*
-    };
-}
-
-planned!(batch, columns, decode, encode, engine, reduce, resident, rows, seam, update);
+// What needs something to run kernels on: a GPU, or the simulator.
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod batch;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod columns;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod decode;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod encode;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod engine;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod reduce;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod resident;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod rows;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod seam;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod update;
 
 #[cfg(not(feature = "cuda"))]
 pub use disabled::*;

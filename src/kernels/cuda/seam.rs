@@ -4,7 +4,11 @@
 use candle_core::{DType, Tensor};
 
 use super::encode::{above, block, certified, finished, Encoder, Rows};
-use super::engine::Engine;
+use super::columns::RowCodes;
+use super::decode::{decode, Base, Decoded};
+use super::engine::{Buffer, Engine};
+use super::reduce::Matrix;
+use super::rows::Kind;
 use crate::codes::{Codes, PAD};
 use crate::error::{Error, Result};
 use crate::kernels::{EncodeCounts, Selection};
@@ -69,6 +73,29 @@ pub fn encode_threshold(engine: &dyn Engine, x: &Tensor, w_enc: &Tensor, b_enc: 
 }
 
 /// See [`crate::kernels::decode_codes`].
-pub fn decode_codes(_engine: &dyn Engine, _codes: &Codes, _w_dec: &Tensor, _b_dec: Option<&Tensor>) -> Result<Tensor> {
-    unimplemented!()
+pub fn decode_codes(engine: &dyn Engine, codes: &Codes, w_dec: &Tensor, b_dec: Option<&Tensor>) -> Result<Tensor> {
+    let ((d_sae, d), n) = (w_dec.dims2()?, codes.n_rows());
+    if let Some(&bad) = codes.indices.iter().find(|&&j| j as usize >= d_sae) {
+        return Err(Error::request(format!("latent {bad} of a dictionary with {d_sae}"), "decode with the dictionary that made the codes"));
+    }
+    let put = |words: Vec<u32>| -> Result<Buffer> {
+        let buffer = engine.alloc(4 * words.len().max(1))?;
+        engine.upload(&words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>(), &buffer)?;
+        Ok(buffer)
+    };
+    let mut starts = vec![0u32];
+    for r in 0..n {
+        starts.push(starts[r] + codes.row(r).0.len() as u32);
+    }
+    let (starts, indices) = (put(starts)?, put(codes.indices.clone())?);
+    let values = put(codes.values.iter().map(|v| v.to_bits()).collect())?;
+    let out = Tensor::zeros((n, d), DType::F32, w_dec.device())?;
+    let w = Matrix { at: engine.address(w_dec)?, kind: Kind::F32, n: d_sae, d };
+    let base = match b_dec {
+        Some(b) => Base::Shared(engine.address(b)?),
+        None => Base::Nothing,
+    };
+    let rows = RowCodes::ragged(n, codes.indices.len(), starts.address, indices.address, values.address);
+    decode(engine, &w, (base, 1.0), &rows, 0..d_sae, &Decoded { full: engine.address(&out)?, half: 0, squares: 0 })?;
+    Ok(out)
 }
