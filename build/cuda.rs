@@ -55,7 +55,8 @@ fn nvcc() -> PathBuf {
     }
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(|home| Path::new(&home).join("bin"));
     let paths: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
-    let found = paths.into_iter().chain(homes).chain([PathBuf::from("/usr/local/cuda/bin")]).map(|bin| bin.join("nvcc")).find(|p| p.is_file());
+    let found =
+        paths.into_iter().chain(homes).chain([PathBuf::from("/usr/local/cuda/bin")]).map(|bin| bin.join("nvcc")).find(|p| p.is_file());
     found.unwrap_or_else(|| {
         stop(
             "the feature `cuda` needs NVIDIA's compiler, and no nvcc is on PATH, in CUDA_HOME or in /usr/local/cuda",

@@ -107,6 +107,7 @@ fn member_of(root: &Path, sae: SaeConfig, name: &str, seed: u64, n_tokens: u64, 
         config_toml,
         provenance: Provenance::default(),
         beginning: Beginning::default(),
+        device: candle_core::Device::Cpu,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Adam's state and rule (Kingma & Ba, arXiv 1412.6980).
 
+use candle_core::Tensor;
+
 use super::dispatch::dispatched;
 use super::vector::sq_norm;
 use crate::error::Result;

@@ -14,7 +14,7 @@ mod pursuit;
 mod pursuit_grad;
 mod rows;
 mod sparse_decode;
-mod storage;
+pub mod storage;
 mod summed;
 pub mod vector;
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::cuda_backend::cudarc::cublas::{self, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use candle_core::cuda_backend::cudarc::driver::{result, sys, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    result, sys, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{DType, Device, Storage, Tensor};
@@ -149,7 +151,8 @@ impl Engine for Gpu {
     fn zero(&self, buffer: &Buffer) -> Result<()> {
         self.bind()?;
         // SAFETY: the buffer is that long.
-        unsafe { result::memset_d8_async(buffer.address, 0, buffer.bytes, self.stream.cu_stream()) }.map_err(|e| failed("clearing memory", &e))
+        unsafe { result::memset_d8_async(buffer.address, 0, buffer.bytes, self.stream.cu_stream()) }
+            .map_err(|e| failed("clearing memory", &e))
     }
 
     fn upload(&self, from: &[u8], to: &Buffer) -> Result<()> {
@@ -191,11 +194,8 @@ impl Engine for Gpu {
                 Arg::Map(words) => launch.arg(words),
             };
         }
-        let config = LaunchConfig {
-            grid_dim: (grid.blocks[0], grid.blocks[1], 1),
-            block_dim: (grid.threads, 1, 1),
-            shared_mem_bytes: grid.shared,
-        };
+        let config =
+            LaunchConfig { grid_dim: (grid.blocks[0], grid.blocks[1], 1), block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared };
         // SAFETY: argument kinds and order are the kernel's, which the simulator checks for each launch that is planned in this crate.
         unsafe { launch.launch(config) }.map_err(doing)?;
         Ok(())

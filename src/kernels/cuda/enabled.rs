@@ -1,9 +1,16 @@
 //! The seam's functions on CUDA tensors. What a GPU does not do is refused by name, never done elsewhere silently.
 
-use candle_core::Tensor;
+use std::sync::Arc;
 
-use super::super::{Adam, Coder, Columns, Measured, Moments, PursuitGrad, PursuitPath, PursuitRule, Selection, SparseGrad, Summed, Term};
-use super::{device::engine, seam};
+use candle_core::{Device, Tensor};
+
+use super::super::{
+    Adam, Coder, Columns, Measured, Moments, PursuitGrad, PursuitPath, PursuitRule, ResidentConfig, Selection, SparseGrad, StepPlan,
+    Summed, Term, Told,
+};
+use super::device::engine;
+use super::engine::Engine;
+use super::seam;
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
@@ -11,6 +18,11 @@ pub use super::device::device;
 
 fn refused<T>(what: &str) -> Result<T> {
     Err(Error::Unsupported { by: "the CUDA kernels".into(), what: what.into(), instead: "use --device cpu".into() })
+}
+
+/// What runs kernels on a device.
+pub fn opened(device: &Device) -> Result<Arc<dyn Engine + Send + Sync>> {
+    Ok(engine(device)?)
 }
 
 pub fn encode_topk(x: &Tensor, w_enc: &Tensor, b_enc: &Tensor, k: usize, rank: Option<&Tensor>) -> Result<Selection> {

@@ -89,7 +89,17 @@ impl Encoder {
 /// # Errors
 /// A launch that fails.
 #[allow(clippy::too_many_arguments)]
-pub fn cast(engine: &dyn Engine, x: u64, b: Arg, n: usize, d: usize, full: Arg, half: &Buffer, norms: Option<&Buffer>, bad: &Buffer) -> Result<()> {
+pub fn cast(
+    engine: &dyn Engine,
+    x: u64,
+    b: Arg,
+    n: usize,
+    d: usize,
+    full: Arg,
+    half: &Buffer,
+    norms: Option<&Buffer>,
+    bad: &Buffer,
+) -> Result<()> {
     let norms = norms.map_or(NULL, Arg::from);
     let args = [Arg::Ptr(x), b, (n as u32).into(), (d as u32).into(), full, half.into(), norms, bad.into()];
     engine.launch("cast_rows", Grid::warps(n), &args)
@@ -135,7 +145,11 @@ impl Lists {
     /// # Errors
     /// A launch that fails.
     pub fn start(&self, engine: &dyn Engine, n: usize, guess: Arg) -> Result<()> {
-        engine.launch("merge_start", Grid::threads(n), &[(n as u32).into(), guess, 1u32.into(), (&self.counts).into(), (&self.gates).into()])
+        engine.launch(
+            "merge_start",
+            Grid::threads(n),
+            &[(n as u32).into(), guess, 1u32.into(), (&self.counts).into(), (&self.gates).into()],
+        )
     }
 }
 

@@ -6,7 +6,8 @@ mod device;
 mod disabled;
 #[cfg(feature = "cuda")]
 mod enabled;
-
+#[cfg(not(any(feature = "cuda", feature = "simulator")))]
+mod nowhere;
 // What needs something to run kernels on: a GPU, or the simulator.
 #[cfg(any(feature = "cuda", feature = "simulator"))]
 mod batch;
@@ -18,6 +19,8 @@ mod decode;
 mod encode;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
 mod engine;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod on_gpu;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
 mod reduce;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
@@ -33,3 +36,12 @@ mod update;
 pub use disabled::*;
 #[cfg(feature = "cuda")]
 pub use enabled::*;
+#[cfg(not(any(feature = "cuda", feature = "simulator")))]
+pub use nowhere::OnGpu;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+pub use on_gpu::OnGpu;
+
+#[cfg(all(feature = "simulator", not(feature = "cuda")))]
+fn opened(_: &candle_core::Device) -> crate::error::Result<std::sync::Arc<dyn engine::Engine + Send + Sync>> {
+    absent()
+}

@@ -6,7 +6,7 @@ use super::super::{Adam, Coder, Moments};
 use super::batch::BatchChoice;
 use super::columns::{ColumnsShape, DeviceColumns, RowCodes};
 use super::decode::{decode, nested, suffix_sums, Base, Decoded};
-use super::encode::{cast, certified_lists, finish, merged, room, Encoder, Lists, Rows};
+use super::encode::{cast, certified_lists, finish, merged, room, Encoder, Lists};
 use super::engine::{Arg, Buffer, Engine, Grid, Operands, NULL};
 use super::reduce::{aux_scale, Matrix, Reduce};
 use super::rows::Kind;
@@ -98,7 +98,7 @@ pub struct Resident {
 /// f32 as the bytes they are.
 pub(super) fn bytes_of(data: &[f32]) -> &[u8] {
     // SAFETY: f32 has no padding, u8 any alignment, and the length is that of the same memory.
-    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), std::mem::size_of_val(data)) }
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) }
 }
 
 fn floats(engine: &dyn Engine, buffer: &Buffer) -> Result<Vec<f32>> {
@@ -209,22 +209,28 @@ impl Resident {
     /// # Errors
     /// Another batch size, figures of too many steps unread, a launch that fails.
     pub fn step_rows(&mut self, engine: &dyn Engine, rows: &[f32], plan: &StepPlan, adam: &Adam) -> Result<()> {
-        let expected = self.config.batch * self.d;
-        if rows.len() != expected {
-            let help = "batches on a device are all of one size".into();
-            return Err(Error::Width { what: "the batch".into(), expected, got: rows.len(), help });
-        }
+        self.check(rows.len())?;
         engine.upload(bytes_of(rows), &self.x)?;
         self.step(engine, plan, adam)
     }
 
-    /// One step on rows that the device has, `[n, d]` f32 at `rows`.
+    /// One step on rows that the device has, `[n, d]` f32 at `rows`, `elements` in all.
     ///
     /// # Errors
     /// As [`Resident::step_rows`].
-    pub fn step_at(&mut self, engine: &dyn Engine, rows: u64, plan: &StepPlan, adam: &Adam) -> Result<()> {
-        engine.copy(rows, &self.x, 4 * self.config.batch * self.d)?;
+    pub fn step_at(&mut self, engine: &dyn Engine, rows: u64, elements: usize, plan: &StepPlan, adam: &Adam) -> Result<()> {
+        self.check(elements)?;
+        engine.copy(rows, &self.x, 4 * elements)?;
         self.step(engine, plan, adam)
+    }
+
+    fn check(&self, got: usize) -> Result<()> {
+        let expected = self.config.batch * self.d;
+        if got == expected {
+            return Ok(());
+        }
+        let help = "batches on a device are all of one size".into();
+        Err(Error::Width { what: "the batch".into(), expected, got, help })
     }
 
     fn step(&mut self, engine: &dyn Engine, plan: &StepPlan, adam: &Adam) -> Result<()> {
@@ -234,17 +240,19 @@ impl Resident {
         }
         let per_element = 1.0 / (groups as f64 * n as f64 * d as f64);
         let slot = self.slots.address + (8 * self.pending.len() * self.slot()) as u64;
-        let [w_enc, b_enc, w_dec, b_dec] = &self.params;
 
         // x - b_dec.
         let half = self.xc_half.as_ref().map_or(NULL, Arg::from);
         let row_norms = self.row_norms.as_ref().map_or(NULL, Arg::from);
         let counts = [(n as u32).into(), (d as u32).into()];
-        let args = [(&self.x).into(), (&b_dec.at).into(), counts[0], counts[1], (&self.xc).into(), half, row_norms, (&self.bad).into()];
+        let args =
+            [(&self.x).into(), (&self.params[3].at).into(), counts[0], counts[1], (&self.xc).into(), half, row_norms, (&self.bad).into()];
         engine.launch("cast_rows", Grid::warps(n), &args)?;
 
         // Codes.
-        let codes = self.select(engine, plan, Encoder { d_sae, d, w: w_enc.at.address, bias: b_enc.at.address, half: None })?;
+        let [w, bias] = [0, 1].map(|i| self.params[i].at.address);
+        let codes = self.select(engine, plan, Encoder { d_sae, d, w, bias, half: None })?;
+        let [w_enc, b_enc, w_dec, b_dec] = &self.params;
         self.columns.build(engine, &codes)?;
 
         // Errors after each prefix.
@@ -344,9 +352,10 @@ impl Resident {
         };
         let (k, guess) = match plan.choice {
             Choice::TopK { k } => (k, NULL),
-            Choice::BatchTopK { .. } => {
-                (row_room(self.config.k, d_sae), self.batch.as_ref().map_or(NULL, |b| if precision == Precision::Certified { NULL } else { b.guess() }))
-            }
+            Choice::BatchTopK { .. } => (
+                row_room(self.config.k, d_sae),
+                self.batch.as_ref().map_or(NULL, |b| if precision == Precision::Certified { NULL } else { b.guess() }),
+            ),
         };
         match (precision, &self.half, &self.xc_half, &self.row_norms) {
             (Precision::Certified, Some([half, _]), Some(x), Some(row_norms)) => {
@@ -397,11 +406,11 @@ impl Resident {
         Ok(told.collect())
     }
 
-    /// Copies parameters, moments and silence back to the host's.
+    /// Copies parameters and moments back to the host's.
     ///
     /// # Errors
     /// A copy that fails.
-    pub fn write_back(&self, engine: &dyn Engine, coder: &Coder, moments: &Moments, silence: &mut [u64]) -> Result<()> {
+    pub fn write_back(&self, engine: &dyn Engine, coder: &Coder, moments: &Moments) -> Result<()> {
         let tensors = [&coder.w_enc, &coder.b_enc, &coder.w_dec, &coder.b_dec];
         for ((param, tensor), [first, second]) in self.params.iter().zip(tensors).zip(moments.pairs()) {
             let [p, m, v] = param.read(engine)?;
@@ -409,6 +418,14 @@ impl Resident {
             super::super::overwrite(first, &m)?;
             super::super::overwrite(second, &v)?;
         }
+        Ok(())
+    }
+
+    /// Tokens since each latent last fired.
+    ///
+    /// # Errors
+    /// A copy that fails.
+    pub fn read_silence(&self, engine: &dyn Engine, silence: &mut [u64]) -> Result<()> {
         let mut bytes = vec![0; 8 * self.d_sae];
         engine.download(&self.silent, &mut bytes)?;
         for (to, b) in silence.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -419,7 +436,13 @@ impl Resident {
 }
 
 /// All positive scores of each row, on the host: what a batch selection falls back to. Slow, and rare.
-fn all_positive(engine: &dyn Engine, encoder: &Encoder, n: usize, operands: (Operands, u64, u64), total: usize) -> Result<Vec<(u32, u32, f32)>> {
+fn all_positive(
+    engine: &dyn Engine,
+    encoder: &Encoder,
+    n: usize,
+    operands: (Operands, u64, u64),
+    total: usize,
+) -> Result<Vec<(u32, u32, f32)>> {
     let cap = room(encoder.d_sae, false);
     let block = (256 << 20) / (8 * cap) + 1;
     let element = if operands.0 == Operands::Bf16 { 2 } else { 4 };

@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Tensor};
 
-use super::encode::{above, block, certified, finished, Encoder, Rows};
 use super::columns::RowCodes;
 use super::decode::{decode, Base, Decoded};
+use super::encode::{above, block, certified, finished, Encoder, Rows};
 use super::engine::{Buffer, Engine};
 use super::reduce::Matrix;
 use super::rows::Kind;
