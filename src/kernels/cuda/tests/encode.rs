@@ -200,12 +200,13 @@ fn a_batch_keeps_its_largest() {
                 if !chosen {
                     let full = (0..n as u32).any(|r| want.iter().filter(|e| e.0 == r).count() >= width);
                     assert!(full || rows.iter().any(|row| row.len() >= width), "{} {total}", case.name);
-                    batch.replace(&engine, n, total, {
-                        let mut all = all.clone();
-                        all.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
-                        all
-                    })
-                    .unwrap();
+                    batch
+                        .replace(&engine, n, total, {
+                            let mut all = all.clone();
+                            all.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1)));
+                            all
+                        })
+                        .unwrap();
                 }
                 let read = |at: u64, words: usize| -> Vec<u32> {
                     let copy = engine.alloc(4 * words).unwrap();
