@@ -89,7 +89,7 @@ __device__ static inline void hopper_multiply(HopperShared* shared, u32 group, u
 }
 
 // A warpgroup: products and selection for its 64 rows.
-__device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
+__device__ static void hopper_choose(HopperShared* shared, u32 n, [[maybe_unused]] u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
                                      Entry* entries, u32* counts, u32 cap) {
     u32 group = __shfl_sync(FULL, threadIdx.x / 128 - 1, 0);  // tells the compiler that the warp agrees
     u32 lane = threadIdx.x & 31u, quad = lane & 3u;
