@@ -98,6 +98,43 @@ __device__ static inline void tma_load(void* to, const TensorMap* map, u64* barr
 #endif
 }
 
+// To the same place in both blocks of a cluster of two; the bytes count on the barrier at the same place in each. (The simulator runs one
+// block at a time and has none of what concerns clusters.)
+__device__ static inline void tma_load_both(void* to, const TensorMap* map, u64* barrier, i32 column, i32 row) {
+#ifdef __CUDACC__
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
+            shared_address(to)),
+        "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "h"(static_cast<u16>(3))
+        : "memory");
+#else
+    tma_load(to, map, barrier, column, row);
+#endif
+}
+
+// On the barrier at the same place in block `rank` of the cluster.
+__device__ static inline void mbarrier_arrive_at(u64* barrier, u32 rank) {
+#ifdef __CUDACC__
+    asm volatile(
+        "{\n .reg .b32 at;\n mapa.shared::cluster.u32 at, %0, %1;\n mbarrier.arrive.release.cluster.shared::cluster.b64 _, [at];\n}" ::"r"(
+            shared_address(barrier)),
+        "r"(rank)
+        : "memory");
+#else
+    static_cast<void>(rank);
+    mbarrier_arrive(barrier);
+#endif
+}
+
+// All threads of the cluster that have not returned.
+__device__ static inline void cluster_sync() {
+#ifdef __CUDACC__
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+    __syncthreads();
+#endif
+}
+
 __device__ static inline void tma_prefetch(const TensorMap* map) {
 #ifdef __CUDACC__
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
