@@ -2,3 +2,6 @@
 #include "common.cuh"
 
 #include "cast.cu"
+#include "encode_ampere.cu"
+#include "encode_hopper.cu"
+#include "finish.cu"
