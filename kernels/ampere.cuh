@@ -1,5 +1,5 @@
 // What sm_80 has and C++ has not: copies to shared memory that go on beside the work, and products by a warp on 16-bit operands.
-// Each thing stands behind one function: PTX under nvcc, and under the simulator the function of the same name in `sim`, declared here.
+// Each thing stands behind one function: PTX under nvcc, and under the simulator the function of the same name in `sim` (sim/async.hpp, sim/tensor.hpp).
 //
 // Fragments (PTX ISA 9.0, mma.m16n8k16), lane l, g = l / 4, t = l % 4; a register holds two bf16, the lower column in the lower half:
 //  * a [16, 16]: a[0] row g, columns 2t, 2t+1; a[1] row g + 8; a[2] row g, columns 2t+8, 2t+9; a[3] row g + 8 there;
@@ -8,21 +8,6 @@
 #pragma once
 
 #include "common.cuh"
-
-#ifndef __CUDACC__
-namespace sim {
-// Queues a copy of 16 bytes (zeroes if !wanted: `from` is then not read); performed when a wait covers its group.
-void cp_async16(void* to, const void* from, bool wanted);
-void cp_async_commit();
-// Until at most `pending` of this thread's committed groups are under way.
-void cp_async_wait(u32 pending);
-// Four 8 x 8 matrices of 2-byte elements: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes);
-// r[j] of lane l = row l / 4 of matrix j, columns 2 (l % 4) and the next. Collective over the warp.
-void ldmatrix_x4(u32 (&r)[4], const void* row);
-// c += a b^T, bf16 in, f32 out. Collective over the warp.
-void mma_m16n8k16(f32 (&c)[4], const u32 (&a)[4], u32 b0, u32 b1);
-}  // namespace sim
-#endif
 
 #if !defined(__CUDACC__) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800)
 #define AMPERE 1

@@ -5,7 +5,9 @@
 // the bias. Warpgroups 1 and 2 own 64 rows each: a quad of lanes has two rows, all 64 scores of a row in a lane go through that row's gate
 // (select.cuh). The two do not wait for each other: while one selects, the other multiplies.
 //
-// -DHOPPER_STAGES=n: depth of the ring. -DBRING_UP=1: `entries` is f32 [n, m] and gets the scores. -DBRING_UP=2: no compaction; cap must
+// In a cluster of two, blocks of other rows and the same tiles, each block copies half of a tile of w and the copy engine puts it into both.
+//
+// -DHOPPER_STAGES=n: depth of the ring. -DHOPPER_LAG=n: warpgroup 2 starts n nanoseconds late. -DBRING_UP=1: `entries` is f32 [n, m] and gets the scores. -DBRING_UP=2: no compaction; cap must
 // hold a lane's share of the range, 64 per tile.
 
 #include "hopper.cuh"
@@ -13,6 +15,9 @@
 
 #ifndef HOPPER_STAGES
 #define HOPPER_STAGES 4
+#endif
+#ifndef HOPPER_LAG
+#define HOPPER_LAG 0
 #endif
 #ifndef BRING_UP
 #define BRING_UP 0
@@ -33,18 +38,26 @@ struct HopperShared {
 #if HOPPER
 
 // One thread: copies of every step of every tile, as far ahead as the ring allows.
-__device__ static void hopper_copy(HopperShared* shared, const TensorMap* x_map, const TensorMap* w_map, u32 first, u32 last, u32 steps) {
-    u32 stage = 0, phase = 0;
+template <u32 BLOCKS>
+__device__ static inline void hopper_copy(HopperShared* shared, const TensorMap* x_map, const TensorMap* w_map, u32 first, u32 last, u32 steps) {
+    u32 stage = 0, phase = 0, half = blockIdx.x % BLOCKS;
     for (u32 tile = first; tile < last; ++tile) {
         for (u32 step = 0; step < steps; ++step) {
             mbarrier_wait(&shared->empty[stage], phase ^ 1);
             u64* full = &shared->full[stage];
             u8* to = shared->stages[stage];
-            i32 column = static_cast<i32>(step * HOPPER_DEPTH), row = static_cast<i32>(tile * HOPPER_COLUMNS);
+            i32 column = static_cast<i32>(step * HOPPER_DEPTH);
             mbarrier_expect(full, HOPPER_STAGE_BYTES);
             tma_load(to, x_map, full, column, static_cast<i32>(blockIdx.x * HOPPER_ROWS));
-            tma_load(to + HOPPER_X_BYTES, w_map, full, column, row);
-            tma_load(to + HOPPER_X_BYTES + HOPPER_W_BYTES / 2, w_map, full, column, row + static_cast<i32>(HOPPER_BOX_ROWS));
+            for (u32 box = half; box < 2; box += BLOCKS) {
+                u8* place = to + HOPPER_X_BYTES + box * (HOPPER_W_BYTES / 2);
+                i32 row = static_cast<i32>(tile * HOPPER_COLUMNS + box * HOPPER_BOX_ROWS);
+                if (BLOCKS == 2) {
+                    tma_load_both(place, w_map, full, column, row);
+                } else {
+                    tma_load(place, w_map, full, column, row);
+                }
+            }
             if (++stage == HOPPER_STAGES) {
                 stage = 0;
                 phase ^= 1;
@@ -54,7 +67,7 @@ __device__ static void hopper_copy(HopperShared* shared, const TensorMap* x_map,
 }
 
 // One warp: the bias of every tile; columns beyond m can never be chosen.
-__device__ static void hopper_bias(HopperShared* shared, const f32* bias, u32 m, u32 first, u32 last) {
+__device__ static inline void hopper_bias(HopperShared* shared, const f32* bias, u32 m, u32 first, u32 last) {
     u32 lane = threadIdx.x & 31u;
     for (u32 tile = first; tile < last; ++tile) {
         u32 turn = tile - first, half = turn & 1;
@@ -88,8 +101,22 @@ __device__ static inline void hopper_multiply(HopperShared* shared, u32 group, u
     }
 }
 
+// The calling warp has read the stage: whoever fills it, here or in the other block, may know.
+template <u32 BLOCKS>
+__device__ static inline void hopper_release(u64* empty, bool leader) {
+    if (leader) {
+        if (BLOCKS == 2) {
+            mbarrier_arrive_at(empty, 0);
+            mbarrier_arrive_at(empty, 1);
+        } else {
+            mbarrier_arrive(empty);
+        }
+    }
+}
+
 // A warpgroup: products and selection for its 64 rows.
-__device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
+template <u32 BLOCKS>
+__device__ static inline void hopper_choose(HopperShared* shared, u32 n, [[maybe_unused]] u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
                                      Entry* entries, u32* counts, u32 cap) {
     u32 group = __shfl_sync(FULL, threadIdx.x / 128 - 1, 0);  // tells the compiler that the warp agrees
     u32 lane = threadIdx.x & 31u, quad = lane & 3u;
@@ -104,6 +131,11 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
     const u32* bound8 = bounds + (row + 8 < n ? row + 8 : 0);
     u32 most = select_most(k), room = (cap - HOPPER_COLUMNS / 4) * 8;
     u32 stage = 0, phase = 0, due = 1;
+#if HOPPER_LAG
+    if (group == 1) {
+        __nanosleep(HOPPER_LAG);
+    }
+#endif
     f32 acc[128];
     for (u32 tile = first; tile < last; ++tile) {
         u32 foreign = 0, foreign8 = 0;
@@ -118,16 +150,12 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
             hopper_multiply<false>(shared, group, stage, phase, acc);
             // All but the products just started are done: the stage before is free.
             wgmma_wait<1>();
-            if (leader) {
-                mbarrier_arrive(&shared->empty[previous]);
-            }
+            hopper_release<BLOCKS>(&shared->empty[previous], leader);
             previous = current;
         }
         wgmma_wait<0>();
         wgmma_settle(acc);
-        if (leader) {
-            mbarrier_arrive(&shared->empty[previous]);
-        }
+        hopper_release<BLOCKS>(&shared->empty[previous], leader);
         u32 turn = tile - first, half = turn & 1;
         mbarrier_wait(&shared->bias_full[half], turn >> 1 & 1);
         const Pair* bias = shared->bias[half] + quad;
@@ -189,6 +217,48 @@ __device__ static void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 ste
 #endif
 }
 
+template <u32 BLOCKS>
+__device__ static inline void hopper_encode(u8* bytes, const TensorMap* x_map, const TensorMap* w_map, const f32* bias, u32 n, u32 m, u32 d,
+                                            u32 k, bool relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
+    HopperShared* shared = reinterpret_cast<HopperShared*>(bytes + (1024 - (shared_address(bytes) & 1023u)) % 1024);
+    if (threadIdx.x == 0) {
+        tma_prefetch(x_map);
+        tma_prefetch(w_map);
+        for (u32 i = 0; i < HOPPER_STAGES; ++i) {
+            mbarrier_init(&shared->full[i], 1);
+            mbarrier_init(&shared->empty[i], 8 * BLOCKS);  // a lane of each warp that reads, or whose block is written to
+        }
+        for (u32 i = 0; i < 2; ++i) {
+            mbarrier_init(&shared->bias_full[i], 32);
+            mbarrier_init(&shared->bias_empty[i], 8);
+        }
+        mbarrier_init_done();
+    }
+    if (BLOCKS == 2) {
+        cluster_sync();
+    } else {
+        __syncthreads();
+    }
+    u32 tiles = (m + HOPPER_COLUMNS - 1) / HOPPER_COLUMNS, steps = (d + HOPPER_DEPTH - 1) / HOPPER_DEPTH;
+    u32 first = static_cast<u32>(static_cast<u64>(tiles) * blockIdx.y / gridDim.y);
+    u32 last = static_cast<u32>(static_cast<u64>(tiles) * (blockIdx.y + 1) / gridDim.y);
+    if (threadIdx.x < 128) {
+        registers_down<24>();
+        if (threadIdx.x == 0) {
+            hopper_copy<BLOCKS>(shared, x_map, w_map, first, last, steps);
+        } else if (threadIdx.x >= 32 && threadIdx.x < 64) {
+            hopper_bias(shared, bias, m, first, last);
+        }
+        __syncwarp();
+    } else {
+        registers_up<240>();
+        hopper_choose<BLOCKS>(shared, n, m, steps, k, relu, first, last, bounds, entries, counts, cap);
+    }
+    if (BLOCKS == 2) {
+        cluster_sync();  // shared memory stays while the other block may arrive or copy into it
+    }
+}
+
 #endif  // HOPPER
 
 // x_map: bf16 [n, d], w_map: bf16 [m, d], boxes of 64 columns x 128 rows, both swizzled by 128 bytes, zeroes outside; d a multiple of 8.
@@ -200,35 +270,24 @@ KERNEL __launch_bounds__(384, 1)
                   u32 k, u32 relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
 #if HOPPER
     SHARED_DYN(u8, bytes);
-    HopperShared* shared = reinterpret_cast<HopperShared*>(bytes + (1024 - (shared_address(bytes) & 1023u)) % 1024);
-    if (threadIdx.x == 0) {
-        tma_prefetch(&x_map);
-        tma_prefetch(&w_map);
-        for (u32 i = 0; i < HOPPER_STAGES; ++i) {
-            mbarrier_init(&shared->full[i], 1);
-            mbarrier_init(&shared->empty[i], 8);  // a lane of each consuming warp
-        }
-        for (u32 i = 0; i < 2; ++i) {
-            mbarrier_init(&shared->bias_full[i], 32);
-            mbarrier_init(&shared->bias_empty[i], 8);
-        }
-        mbarrier_init_done();
-    }
-    __syncthreads();
-    u32 tiles = (m + HOPPER_COLUMNS - 1) / HOPPER_COLUMNS, steps = (d + HOPPER_DEPTH - 1) / HOPPER_DEPTH;
-    u32 first = static_cast<u32>(static_cast<u64>(tiles) * blockIdx.y / gridDim.y);
-    u32 last = static_cast<u32>(static_cast<u64>(tiles) * (blockIdx.y + 1) / gridDim.y);
-    if (threadIdx.x < 128) {
-        registers_down<24>();
-        if (threadIdx.x == 0) {
-            hopper_copy(shared, &x_map, &w_map, first, last, steps);
-        } else if (threadIdx.x >= 32 && threadIdx.x < 64) {
-            hopper_bias(shared, bias, m, first, last);
-        }
-    } else {
-        registers_up<240>();
-        hopper_choose(shared, n, m, steps, k, relu != 0, first, last, bounds, entries, counts, cap);
-    }
+    hopper_encode<1>(bytes, &x_map, &w_map, bias, n, m, d, k, relu != 0, bounds, entries, counts, cap);
 #endif
 }
 REGISTER(encode_hopper)
+
+// The same in clusters of two blocks: the grid's x is rounded up to even. Not in the simulator, where a block is alone.
+#ifdef __CUDACC__
+#if HOPPER
+#define IN_PAIRS __cluster_dims__(2, 1, 1)
+#else
+#define IN_PAIRS
+#endif
+KERNEL IN_PAIRS __launch_bounds__(384, 1)
+    encode_hopper_pair(const __grid_constant__ TensorMap x_map, const __grid_constant__ TensorMap w_map, const f32* bias, u32 n, u32 m, u32 d,
+                       u32 k, u32 relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
+#if HOPPER
+    SHARED_DYN(u8, bytes);
+    hopper_encode<2>(bytes, &x_map, &w_map, bias, n, m, d, k, relu != 0, bounds, entries, counts, cap);
+#endif
+}
+#endif

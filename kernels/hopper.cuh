@@ -1,5 +1,5 @@
 // What sm_90a has and C++ has not: barriers in shared memory that count bytes, the copy engine (TMA), and products by a warpgroup (wgmma).
-// Each thing stands behind one function: PTX under nvcc, and under the simulator the function of the same name in `sim`, declared here.
+// Each thing stands behind one function: PTX under nvcc, and under the simulator the function of the same name in `sim` (sim/async.hpp, sim/tensor.hpp).
 //
 // Layouts that all of them agree on (PTX ISA 9.0, "Asynchronous Warpgroup Level Matrix Instructions"):
 //  * a tile of rows of 64 bf16 = 128 bytes, rows one after another, begins at a multiple of 1024 bytes of shared memory. Its 16-byte pieces
@@ -29,28 +29,6 @@ struct alignas(64) TensorMap {
 struct alignas(8) Pair {
     f32 even, odd;
 };
-
-#ifndef __CUDACC__
-// The simulator's side (sim/). Waiting functions park the fibre; the products are collective over the 128 threads of a warpgroup.
-namespace sim {
-// Bytes from the start of the block's dynamic shared memory, which begins at a multiple of 1024.
-u32 shared_offset(const void* at);
-void mbarrier_init(u64* barrier, u32 arrivals);
-void mbarrier_arrive(u64* barrier);
-// One arrival, and `bytes` more to come before the phase ends.
-void mbarrier_expect(u64* barrier, u32 bytes);
-// Until the phase of this parity has ended: parity 1 passes at once on a fresh barrier.
-void mbarrier_wait(u64* barrier, u32 parity);
-// The box at (column, row) to `to`, swizzled, zeroes beyond the tensor (negative or too large); then its bytes count on `barrier`.
-void tma_load(void* to, const TensorMap* map, u64* barrier, i32 column, i32 row);
-// acc (or 0, if !add) + a [64, 16] b [256, 16]^T, bf16. Performed at `wgmma_wait`, so that a missing wait shows.
-void wgmma_m64n256k16(f32 (&acc)[128], u64 a, u64 b, bool add);
-void wgmma_fence();
-void wgmma_commit();
-// Until at most `pending` committed groups are under way.
-void wgmma_wait(u32 pending);
-}  // namespace sim
-#endif
 
 #if HOPPER
 
@@ -120,9 +98,48 @@ __device__ static inline void tma_load(void* to, const TensorMap* map, u64* barr
 #endif
 }
 
+// To the same place in both blocks of a cluster of two; the bytes count on the barrier at the same place in each. (The simulator runs one
+// block at a time and has none of what concerns clusters.)
+__device__ static inline void tma_load_both(void* to, const TensorMap* map, u64* barrier, i32 column, i32 row) {
+#ifdef __CUDACC__
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
+            shared_address(to)),
+        "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "h"(static_cast<u16>(3))
+        : "memory");
+#else
+    tma_load(to, map, barrier, column, row);
+#endif
+}
+
+// On the barrier at the same place in block `rank` of the cluster.
+__device__ static inline void mbarrier_arrive_at(u64* barrier, u32 rank) {
+#ifdef __CUDACC__
+    asm volatile(
+        "{\n .reg .b32 at;\n mapa.shared::cluster.u32 at, %0, %1;\n mbarrier.arrive.release.cluster.shared::cluster.b64 _, [at];\n}" ::"r"(
+            shared_address(barrier)),
+        "r"(rank)
+        : "memory");
+#else
+    static_cast<void>(rank);
+    mbarrier_arrive(barrier);
+#endif
+}
+
+// All threads of the cluster that have not returned.
+__device__ static inline void cluster_sync() {
+#ifdef __CUDACC__
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+    __syncthreads();
+#endif
+}
+
 __device__ static inline void tma_prefetch(const TensorMap* map) {
 #ifdef __CUDACC__
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+#else
+    static_cast<void>(map);
 #endif
 }
 

@@ -31,6 +31,10 @@ mod rows;
 mod seam;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
 mod update;
+#[cfg(feature = "simulator")]
+mod simulator;
+#[cfg(all(test, feature = "simulator"))]
+mod tests;
 
 #[cfg(not(feature = "cuda"))]
 pub use disabled::*;
