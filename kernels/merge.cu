@@ -192,7 +192,7 @@ static const u32 LOST = 0xffffffffu;
 // The same with bounds: `row_norms` [n, 2] and `norms` [d_sae, 2] as cast_rows writes them. A row whose candidates do not fit is marked
 // LOST in `counts`, and is left alone by later chunks.
 KERNEL merge_certified(const f32* scores, u64 stride, const f32* bias, u32 n, u32 columns, u32 first, u32 k, u32 cap, uint2* lists,
-                       u32* counts, f32* gates, u32 relu, f32 sum, const float2* row_norms, const float2* norms) {
+                       u32* counts, f32* gates, f32 sum, const float2* row_norms, const float2* norms) {
     u32 row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
     if (row >= n || counts[row] == LOST) {
         return;

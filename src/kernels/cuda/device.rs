@@ -190,7 +190,6 @@ impl Engine for Gpu {
                 Arg::U32(v) => launch.arg(v),
                 Arg::I32(v) => launch.arg(v),
                 Arg::F32(v) => launch.arg(v),
-                Arg::F64(v) => launch.arg(v),
                 Arg::Map(words) => launch.arg(words),
             };
         }

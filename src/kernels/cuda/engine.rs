@@ -20,8 +20,6 @@ pub enum Arg {
     U64(u64),
     /// A number.
     F32(f32),
-    /// A number.
-    F64(f64),
     /// A tensor map of the copy engine, by value.
     Map([u64; 16]),
 }
@@ -36,7 +34,7 @@ macro_rules! arg {
     };
 }
 
-arg!(u32 => U32, i32 => I32, u64 => U64, f32 => F32, f64 => F64);
+arg!(u32 => U32, i32 => I32, u64 => U64, f32 => F32);
 
 impl From<&Buffer> for Arg {
     fn from(buffer: &Buffer) -> Self {

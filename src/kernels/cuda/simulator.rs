@@ -63,7 +63,7 @@ fn name(kernel: &str) -> CString {
 fn fits(arg: &Arg, letter: u8) -> bool {
     matches!(
         (arg, letter),
-        (Arg::Ptr(_), b'p') | (Arg::U32(_), b'u') | (Arg::I32(_), b'i') | (Arg::U64(_), b'U') | (Arg::F32(_), b'f') | (Arg::F64(_), b'd') | (Arg::Map(_), b'm')
+        (Arg::Ptr(_), b'p') | (Arg::U32(_), b'u') | (Arg::I32(_), b'i') | (Arg::U64(_), b'U') | (Arg::F32(_), b'f') | (Arg::Map(_), b'm')
     )
 }
 
@@ -142,7 +142,6 @@ impl Engine for Simulator {
                 Arg::U32(v) => std::ptr::from_ref(v).cast(),
                 Arg::I32(v) => std::ptr::from_ref(v).cast(),
                 Arg::F32(v) => std::ptr::from_ref(v).cast(),
-                Arg::F64(v) => std::ptr::from_ref(v).cast(),
                 Arg::Map(v) => std::ptr::from_ref(v).cast(),
             })
             .collect();

@@ -116,7 +116,7 @@ fn certified_top_k_is_that_of_float64() {
 fn thresholds_decide_as_float64_does() {
     for case in cases() {
         let [x, w, b] = tensors(&case);
-        for level in [0.0, 1.5] {
+        for level in [0f32, 1.5] {
             let threshold = Tensor::from_slice(&vec![level; case.b.len()], case.b.len(), &Device::Cpu).unwrap();
             let want = kernels::encode_threshold(&x, &w, &b, &threshold).unwrap();
             for engine in schedules() {
