@@ -1,7 +1,5 @@
 //! The seam's functions on CUDA tensors. What a GPU does not do is refused by name, never done elsewhere silently.
 
-use std::sync::Arc;
-
 use candle_core::{Device, Tensor};
 
 use super::super::{
@@ -9,7 +7,7 @@ use super::super::{
     Summed, Term, Told,
 };
 use super::device::engine;
-use super::engine::Engine;
+use super::engine::Shared;
 use super::seam;
 use crate::codes::Codes;
 use crate::error::{Error, Result};
@@ -21,7 +19,7 @@ fn refused<T>(what: &str) -> Result<T> {
 }
 
 /// What runs kernels on a device.
-pub fn opened(device: &Device) -> Result<Arc<dyn Engine + Send + Sync>> {
+pub fn opened(device: &Device) -> Result<Shared> {
     Ok(engine(device)?)
 }
 

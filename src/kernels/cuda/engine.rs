@@ -2,6 +2,7 @@
 //! trait. Not for: any operation, nor for anything that a user of the library sees.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -119,6 +120,9 @@ pub enum Operands {
     /// f32.
     F32,
 }
+
+/// An engine that several hold.
+pub type Shared = Arc<dyn Engine + Send + Sync>;
 
 /// A device. Work goes in order, on one stream; only `download` waits for it.
 pub trait Engine {

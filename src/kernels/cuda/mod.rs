@@ -29,12 +29,12 @@ mod resident;
 mod rows;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
 mod seam;
-#[cfg(any(feature = "cuda", feature = "simulator"))]
-mod update;
 #[cfg(feature = "simulator")]
 mod simulator;
 #[cfg(all(test, feature = "simulator"))]
 mod tests;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
+mod update;
 
 #[cfg(not(feature = "cuda"))]
 pub use disabled::*;
@@ -46,6 +46,16 @@ pub use nowhere::OnGpu;
 pub use on_gpu::OnGpu;
 
 #[cfg(all(feature = "simulator", not(feature = "cuda")))]
-fn opened(_: &candle_core::Device) -> crate::error::Result<std::sync::Arc<dyn engine::Engine + Send + Sync>> {
+fn opened(_: &candle_core::Device) -> crate::error::Result<engine::Shared> {
     absent()
+}
+
+#[cfg(all(test, feature = "simulator"))]
+fn simulated(schedule: u32) -> Option<engine::Shared> {
+    Some(std::sync::Arc::new(simulator::Simulator::new(schedule)))
+}
+
+#[cfg(all(test, feature = "cuda", not(feature = "simulator")))]
+fn simulated(_: u32) -> Option<engine::Shared> {
+    None
 }

@@ -18,6 +18,12 @@ impl OnGpu {
         absent()
     }
 
+    /// A build without the simulator has nothing to simulate with.
+    #[cfg(test)]
+    pub(crate) fn simulated(_: u32, _: &Coder, _: &Moments, _: &[u64], _: ResidentConfig) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
     /// Must the figures be read before another step?
     pub fn is_full(&self) -> bool {
         match *self {}

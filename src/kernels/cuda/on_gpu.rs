@@ -1,19 +1,17 @@
 //! A coder that learns on a GPU, as the training loop sees it. Not for what a step does there (`resident`).
 
-use std::sync::Arc;
-
 use candle_core::{Device, Tensor};
 
 use super::super::cpu::storage::with_slice;
 use super::super::{Adam, Coder, Moments, ResidentConfig, StepPlan, Told};
-use super::engine::Engine;
+use super::engine::Shared;
 use super::opened;
 use super::resident::Resident;
 use crate::error::Result;
 
 /// A coder that learns on a GPU: parameters and moments live there.
 pub struct OnGpu {
-    engine: Arc<dyn Engine + Send + Sync>,
+    engine: Shared,
     state: Resident,
 }
 
@@ -23,9 +21,24 @@ impl OnGpu {
     /// # Errors
     /// No memory there.
     pub fn new(device: &Device, coder: &Coder, moments: &Moments, silence: &[u64], config: ResidentConfig) -> Result<Self> {
-        let engine = opened(device)?;
+        Self::with(opened(device)?, coder, moments, silence, config)
+    }
+
+    fn with(engine: Shared, coder: &Coder, moments: &Moments, silence: &[u64], config: ResidentConfig) -> Result<Self> {
         let state = Resident::new(&*engine, coder, moments, silence, config)?;
         Ok(Self { engine, state })
+    }
+
+    /// In the simulator, its threads in this order; `None` in a build without.
+    #[cfg(test)]
+    pub(crate) fn simulated(
+        schedule: u32,
+        coder: &Coder,
+        moments: &Moments,
+        silence: &[u64],
+        config: ResidentConfig,
+    ) -> Result<Option<Self>> {
+        super::simulated(schedule).map(|engine| Self::with(engine, coder, moments, silence, config)).transpose()
     }
 
     /// Must the figures be read before another step?
