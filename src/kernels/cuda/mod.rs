@@ -14,4 +14,7 @@ mod rows;
 #[allow(dead_code)]
 mod update;
 
+#[cfg(test)]
+mod trial;
+
 pub use disabled::*;

@@ -288,3 +288,6 @@ fn source(list: &Source<'_>, room: &Room) -> [Arg; 10] {
     let [dz, sums, biases] = [&room.dz, &room.sums, &room.biases].map(Arg::from);
     [starts, rows, values, dz, segments, sums, biases, Arg::Ptr(list.grads), Arg::Ptr(list.times), list.scale.into()]
 }
+
+#[cfg(test)]
+mod simulated;
