@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 #[test]
 fn sums_and_spreads_are_those_of_the_cpu() {
-    for (n, d) in [(1, 1), (3, 70), (64, 32), (150, 33), (200, 129)] {
+    for (n, d) in [(1, 1), (3, 70), (64, 32), (150, 33), (200, 129), (700, 3)] {
         let x: Vec<f32> = normals(n as u64, n * d, 1.0).iter().map(|v| v + 3.0).collect();
         let tensor = Tensor::from_vec(x.clone(), (n, d), &Device::Cpu).unwrap();
         let sums: Vec<f32> = crate::kernels::column_sums(&tensor, 0.25).unwrap().to_vec1().unwrap();
