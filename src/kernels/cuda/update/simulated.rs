@@ -18,6 +18,8 @@ struct Case {
     ends: Vec<usize>,
     /// A second list, with this factor on the device.
     aux: Option<f32>,
+    /// Does that list come as sums?
+    summed: bool,
     segment: usize,
     unit_norm: bool,
     clip: f32,
@@ -28,7 +30,21 @@ impl Case {
     /// TopK as it is trained.
     fn plain(n: usize, d: usize, d_sae: usize, k: usize) -> Self {
         let ends = vec![d_sae];
-        Self { n, d_in: d, d_out: d, d_sae, k, kind: Kind::F32, ends, aux: None, segment: 256, unit_norm: true, clip: 1.0, centred: true }
+        Self {
+            n,
+            d_in: d,
+            d_out: d,
+            d_sae,
+            k,
+            kind: Kind::F32,
+            ends,
+            aux: None,
+            summed: false,
+            segment: 256,
+            unit_norm: true,
+            clip: 1.0,
+            centred: true,
+        }
     }
 }
 
@@ -152,6 +168,20 @@ impl Setting {
         }
     }
 
+    /// The second list's sums: segments, sums and biases.
+    fn summed(&self) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
+        let Case { n, d_in, d_out, d_sae, aux, .. } = self.case;
+        let columns = Columns::of_codes(&self.aux);
+        let latents: Vec<u32> = (0..d_sae as u32).filter(|&j| columns.count(j as usize) > 0).collect();
+        let mut segments = vec![0u32];
+        (0..d_sae).for_each(|j| segments.push(segments[j] + u32::from(columns.count(j) > 0)));
+        let grad = tensor(&self.aux_grad.exact, &[n, d_out]);
+        let term = Term { scale: AUX_SCALE * aux.unwrap_or_default(), ..Term::codes(columns, grad) };
+        let sums = kernels::summed(&term, &tensor(&self.x.exact, &[n, d_in]), &tensor(&self.coder[2], &[d_sae, d_out]), &latents).unwrap();
+        let rows = sums.w_dec.chunks_exact(d_out).zip(sums.w_enc.chunks_exact(d_in)).flat_map(|(dec, enc)| [dec, enc].concat()).collect();
+        (segments, rows, sums.bias)
+    }
+
     fn on_device(&self, engine: &dyn Engine) -> Outcome {
         let Case { n, d_in, d_out, d_sae, k, kind, segment, unit_norm, clip, centred, .. } = self.case;
         let (codes, aux) = (ragged(engine, &self.codes), padded(engine, &self.aux, k));
@@ -175,15 +205,26 @@ impl Setting {
             silent: silent.address,
         };
         let shape = UpdateShape { d_sae, d_in, d_out, n, kind, unit_norm };
-        let update = Update::new(engine, shape, &columns[0], self.case.aux.map(|_| &columns[1])).unwrap();
+        let update = Update::new(engine, shape).unwrap();
+        let gathered = columns.each_ref().map(|of| Gathered::new(engine, of, d_in + d_out).unwrap());
         let (x, grads, aux_grad) = (self.x.put(engine, kind), self.grads.put(engine, kind), self.aux_grad.put(engine, kind));
         let ends = put(engine, &self.case.ends.iter().map(|&e| e as u32).collect::<Vec<_>>());
         let times = put(engine, &[self.case.aux.unwrap_or_default()]);
         let groups = self.case.ends.len();
+        let sums = self.summed();
+        let sums = (put(engine, &sums.0), put(engine, &sums.1), put(engine, &sums.2));
+        let made = Entries::Sums { segments: sums.0.address, sums: sums.1.address, biases: sums.2.address };
         let grad = StepGrad {
-            codes: Source { columns: &columns[0], grads: grads.address, ends: ends.address, groups, scale: SCALE, times: 0 },
+            codes: Source {
+                entries: Entries::Columns(&columns[0], &gathered[0]),
+                grads: grads.address,
+                ends: ends.address,
+                groups,
+                scale: SCALE,
+                times: 0,
+            },
             aux: self.case.aux.map(|_| Source {
-                columns: &columns[1],
+                entries: if self.case.summed { made } else { Entries::Columns(&columns[1], &gathered[1]) },
                 grads: aux_grad.address,
                 ends: 0,
                 groups: 1,
@@ -205,7 +246,7 @@ impl Setting {
             factor: control[0],
             applied: control[1] == 1.0,
             bad: get::<u32>(engine, &update.bad, 1)[0],
-            dz: get(engine, update.dz(), self.codes.indices.len()),
+            dz: get(engine, &gathered[0].dz, self.codes.indices.len()),
             parallel: get(engine, &update.parallel, d_sae),
             b_dec: get(engine, update.b_dec_grad(), d_out),
             coder: read(&buffers[0]),
@@ -319,6 +360,12 @@ fn prefixes_teach_the_latents_that_they_hold() {
 fn a_second_list_has_a_factor_of_the_device() {
     check(Case { aux: Some(0.7), ..Case::plain(20, 24, 37, 6) });
     check(Case { aux: Some(0.0), kind: Kind::Bf16, ..Case::plain(20, 24, 37, 6) });
+}
+
+#[test]
+fn a_second_list_may_come_as_sums() {
+    check(Case { aux: Some(0.7), summed: true, ..Case::plain(20, 24, 37, 6) });
+    check(Case { aux: Some(0.7), summed: true, segment: 4, kind: Kind::Bf16, ..Case::plain(20, 31, 37, 6) });
 }
 
 #[test]
