@@ -4,5 +4,8 @@
 #include "cast.cu"
 #include "columns.cu"
 #include "decode.cu"
+#include "encode_ampere.cu"
+#include "encode_hopper.cu"
+#include "finish.cu"
 #include "reduce.cu"
 #include "update.cu"

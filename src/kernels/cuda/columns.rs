@@ -169,6 +169,3 @@ mod tests {
         assert_eq!(ColumnsShape::new(65536, 8192, 8192 * 64, 2 * 2304, 128 << 20).segment, 256);
     }
 }
-
-#[cfg(test)]
-mod simulated;

@@ -78,6 +78,3 @@ pub fn suffix_sums(engine: &dyn Engine, errors: u64, groups: usize, count: usize
     let args = [Arg::Ptr(errors), (groups as u32).into(), (count as u64).into(), Arg::Ptr(half)];
     engine.launch("suffix_sums", Grid::threads(count), &args)
 }
-
-#[cfg(test)]
-mod simulated;

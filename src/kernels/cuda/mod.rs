@@ -1,20 +1,22 @@
-//! CUDA launchers. `enabled.rs` will stand beside `disabled.rs`; the feature is named here and nowhere else.
+//! CUDA launchers. `enabled.rs` will stand beside `disabled.rs`; the features are named here and nowhere else.
 
-#[allow(dead_code)]
-mod columns;
-#[allow(dead_code)]
-mod decode;
+// Planned here, and not yet called outside tests.
+macro_rules! launchers {
+    ($($name:ident),*) => {
+        $(
+            #[cfg(any(test, feature = "cuda"))]
+            #[allow(dead_code)]
+            mod $name;
+        )*
+    };
+}
+
+launchers!(columns, decode, engine, reduce, rows, update);
+
 mod disabled;
-#[allow(dead_code)]
-mod engine;
-#[allow(dead_code)]
-mod reduce;
-#[allow(dead_code)]
-mod rows;
-#[allow(dead_code)]
-mod update;
-
-#[cfg(test)]
-mod trial;
+#[cfg(all(test, feature = "simulator"))]
+mod simulator;
+#[cfg(all(test, feature = "simulator"))]
+mod tests;
 
 pub use disabled::*;

@@ -130,6 +130,3 @@ mod tests {
         }
     }
 }
-
-#[cfg(test)]
-mod simulated;

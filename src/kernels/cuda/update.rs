@@ -142,7 +142,8 @@ impl Gathered {
 #[derive(Debug)]
 pub struct Update {
     shape: UpdateShape,
-    parallel: Buffer,
+    /// f32 `[d_sae]`: how much of each decoder row's gradient is parallel to the row and was taken away.
+    pub parallel: Buffer,
     bias: Buffer,
     squares: Buffer,
     b_dec_sums: Buffer,
@@ -305,6 +306,3 @@ fn source(list: &Source<'_>) -> [Arg; 10] {
         }
     }
 }
-
-#[cfg(test)]
-mod simulated;

@@ -1,10 +1,14 @@
+//! Whole steps of the update, against the CPU's.
+
 use candle_core::{Device, Tensor};
 
-use super::super::columns::ColumnsShape;
-use super::super::trial::{assert_close, codes, every_schedule, get, normals, padded, put, ragged, rounded};
-use super::*;
+use super::super::columns::{ColumnsShape, DeviceColumns};
+use super::super::engine::{Buffer, Engine};
+use super::super::rows::Kind;
+use super::super::update::{Entries, Gathered, Moved, Parameters, Source, StepGrad, Update, UpdateShape};
+use super::trial::{assert_close, codes, every_schedule, get, normals, padded, put, ragged, rounded};
 use crate::codes::Codes;
-use crate::kernels::{self, Coder, Columns, Moments, SparseGrad, Term};
+use crate::kernels::{self, Adam, Coder, Columns, Moments, SparseGrad, Term};
 
 #[derive(Clone)]
 struct Case {

@@ -1,5 +1,9 @@
-use super::super::trial::{assert_close, codes, every_schedule, get, normals, padded, put, ragged, rounded};
-use super::*;
+//! Reconstructions, against the CPU's.
+
+use super::super::decode::{decode, nested, suffix_sums, Base, Decoded};
+use super::super::reduce::Matrix;
+use super::super::rows::Kind;
+use super::trial::{assert_close, codes, every_schedule, get, normals, padded, put, ragged, rounded};
 use crate::codes::Codes;
 use crate::kernels::{decode_codes, decode_codes_onto};
 use candle_core::{Device, Tensor};

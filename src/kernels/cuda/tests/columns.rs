@@ -1,5 +1,9 @@
-use super::super::trial::{codes, every_schedule, get, padded, ragged};
-use super::*;
+//! Codes by latent, against the CPU's.
+
+use super::super::columns::{ColumnsShape, DeviceColumns, RowCodes};
+use super::super::engine::Engine;
+use super::super::simulator::Simulator;
+use super::trial::{codes, every_schedule, get, padded, ragged};
 use crate::codes::Codes;
 use crate::kernels::Columns;
 
@@ -58,8 +62,8 @@ fn rows_beyond_the_window_are_ranked_too() {
     let mut codes = Codes::new(3);
     (0..66_000u32).for_each(|r| codes.push_row((r % 500 == 0 || r > 65_500).then_some((1, r as f32)).into_iter()));
     let want = Columns::of_codes(&codes);
-    let engine = super::super::trial::engine(2);
-    let on = ragged(engine.as_ref(), &codes);
-    let (_, rows, ..) = sorted(engine.as_ref(), &on.codes, 3, codes.indices.len(), 512);
+    let engine = Simulator::new(2);
+    let on = ragged(&engine, &codes);
+    let (_, rows, ..) = sorted(&engine, &on.codes, 3, codes.indices.len(), 512);
     assert_eq!(rows, want.rows);
 }

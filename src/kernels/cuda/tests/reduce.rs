@@ -1,5 +1,8 @@
-use super::super::trial::{every_schedule, get, normals, put, rounded};
-use super::*;
+//! Sums, against the CPU's.
+
+use super::super::reduce::{aux_scale, ColumnSums, Matrix, Reduce};
+use super::super::rows::Kind;
+use super::trial::{every_schedule, get, normals, put, rounded};
 use candle_core::{Device, Tensor};
 
 #[test]

@@ -1,0 +1,48 @@
+//! kernels/sim/all.cpp, by the C++ compiler at hand. With `LAPIDARY_SANITIZE=1` in the environment, under the address and undefined-behaviour
+//! sanitizers of gcc.
+
+use std::path::Path;
+use std::process::Command;
+
+/// `-l` them and the linker leaves them out: nothing of Rust's refers to them, and they must come before the C library.
+const RUNTIMES: &[&str] = &["libasan.a", "libubsan.a"];
+
+pub fn build() {
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-env-changed=LAPIDARY_SANITIZE");
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").file("kernels/sim/all.cpp").include("kernels");
+    build.warnings(true).extra_warnings(true).opt_level(2).pic(true);
+    // No fused multiply-add, where the machine would have one: one result everywhere. Locals that nobody set are no zeroes.
+    build.flag("-ffp-contract=off").flag_if_supported("-ftrivial-auto-var-init=pattern");
+    if std::env::var("LAPIDARY_SANITIZE").is_ok_and(|v| v == "1") {
+        sanitize(&mut build);
+    }
+    build.compile("lapidary_sim");
+}
+
+/// Findings become errors of a launch (`-fsanitize-recover`), and the runtimes are linked in whole, as they cannot be preloaded into a test.
+fn sanitize(build: &mut cc::Build) {
+    build.debug(true).flag("-fno-omit-frame-pointer");
+    build.flag("-fsanitize=address,undefined").flag("-fsanitize-recover=address,undefined");
+    build.flag("-fsanitize-sections=lapidary_shared");
+    println!("cargo:rustc-link-arg=-Wl,--whole-archive");
+    for name in RUNTIMES {
+        println!("cargo:rustc-link-arg={}", runtime(build, name));
+    }
+    println!("cargo:rustc-link-arg=-Wl,--no-whole-archive");
+    for library in ["-lstdc++", "-lpthread", "-ldl", "-lrt", "-lm"] {
+        println!("cargo:rustc-link-arg={library}");
+    }
+}
+
+fn runtime(build: &cc::Build, name: &str) -> String {
+    let said = Command::new(build.get_compiler().path()).arg(format!("-print-file-name={name}")).output();
+    let path = said.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string()).unwrap_or_default();
+    // A compiler without it prints the bare name.
+    if !Path::new(&path).is_absolute() {
+        println!("cargo:warning=LAPIDARY_SANITIZE=1 needs gcc with {name}");
+        std::process::exit(1);
+    }
+    path
+}
