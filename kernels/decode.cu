@@ -35,7 +35,7 @@ __device__ static inline void decode_row(const W* RESTRICT w, const f32* base, u
         while (left) {
             Row<W, E> rows[B];
             f32 v[B];
-            u32 taken = 0;
+            int taken = 0;
             UNROLL
             for (int b = 0; b < B; b++) {
                 if (left) {

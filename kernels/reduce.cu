@@ -17,6 +17,9 @@ KERNEL sum_f64(const f64* x, u64 count, u64 per, f32 factor, u32 add, f64* out) 
 }
 REGISTER(sum_f64)
 
+// Rows that a thread reads at once.
+static const u32 COLUMN_ROWS = 8;
+
 // Column sums of rows blockIdx.y * per ..: partials [chunks, d]. Each row may have a weight; rows of weight 0 are not read.
 template <typename T>
 __device__ static inline void column_partials(const T* x, const f32* weights, u32 n, u32 d, u32 per, f64* partials) {
@@ -25,18 +28,21 @@ __device__ static inline void column_partials(const T* x, const f32* weights, u3
         return;
     }
     u32 begin = blockIdx.y * per, end = begin + per < n ? begin + per : n;
+    const T* at = x + static_cast<u64>(begin) * d + column;
     f64 sum = 0;
-    if (weights) {
-        for (u32 r = begin; r < end; r++) {
-            f32 weight = weights[r];
-            if (weight != 0.0f) {
-                sum += static_cast<f64>(weight) * to_f32(x[static_cast<u64>(r) * d + column]);
-            }
+    for (u32 r = begin; r < end; r += COLUMN_ROWS, at += static_cast<u64>(COLUMN_ROWS) * d) {
+        f32 weight[COLUMN_ROWS], value[COLUMN_ROWS];
+        UNROLL
+        for (u32 i = 0; i < COLUMN_ROWS; i++) {
+            weight[i] = r + i < end ? (weights ? weights[r + i] : 1.0f) : 0.0f;
         }
-    } else {
-        const T* at = x + static_cast<u64>(begin) * d + column;
-        for (u32 r = begin; r < end; r++, at += d) {
-            sum += to_f32(*at);
+        UNROLL
+        for (u32 i = 0; i < COLUMN_ROWS; i++) {
+            value[i] = weight[i] != 0.0f ? to_f32(at[static_cast<u64>(i) * d]) : 0.0f;
+        }
+        UNROLL
+        for (u32 i = 0; i < COLUMN_ROWS; i++) {
+            sum += static_cast<f64>(weight[i]) * value[i];
         }
     }
     partials[static_cast<u64>(blockIdx.y) * d + column] = sum;

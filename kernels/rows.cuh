@@ -61,6 +61,27 @@ __device__ static inline void run_store(T* p, const Run<T, E>& run) {
     *reinterpret_cast<Run<T, E>*>(p) = run;
 }
 
+// For what a kernel meets once: the caches keep rows that others gather.
+template <int E>
+__device__ static inline Run<f32, E> run_load_once(const f32* p) {
+    Run<f32, E> run;
+    if (E == 4) {
+        float4 v = __ldcs(reinterpret_cast<const float4*>(p));
+        run.set(0, v.x), run.set(1, v.y), run.set(2, v.z), run.set(3, v.w);
+    } else {
+        run.set(0, __ldcs(p));
+    }
+    return run;
+}
+template <int E>
+__device__ static inline void run_store_once(f32* p, const Run<f32, E>& run) {
+    if (E == 4) {
+        __stcs(reinterpret_cast<float4*>(p), make_float4(run.at(0), run.at(1), run.at(2), run.at(3)));
+    } else {
+        __stcs(p, run.at(0));
+    }
+}
+
 // The first column of this thread's run c.
 template <int E>
 __device__ static inline u32 run_column(int c) {
@@ -150,6 +171,22 @@ __device__ static inline void items_store(T* p, u32 d, const f32* v) {
                 run.set(i, v[c * E + i]);
             }
             run_store<T, E>(p + column, run);
+        }
+    }
+}
+
+template <int E>
+__device__ static inline void items_store_once(f32* p, u32 d, const f32* v) {
+    UNROLL
+    for (int c = 0; c < ITEMS / E; c++) {
+        u32 column = run_column<E>(c);
+        if (column < d) {
+            Run<f32, E> run;
+            UNROLL
+            for (int i = 0; i < E; i++) {
+                run.set(i, v[c * E + i]);
+            }
+            run_store_once<E>(p + column, run);
         }
     }
 }

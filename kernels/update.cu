@@ -310,23 +310,23 @@ struct AdamRule {
 
 #define RULE const f32 *control, f32 beta1, f32 beta2, f32 eps, f32 step_size, f32 root
 
-// A step of this thread's part of a row along g, which becomes the row; moments are written.
+// A step of this thread's part of a row along g less `parallel` times the row; g becomes the row; moments are written.
 template <int E>
-__device__ static inline void adam_row(const AdamRule& rule, const f32* p, f32* m, f32* v, u32 d, f32* g) {
+__device__ static inline void adam_row(const AdamRule& rule, const f32* p, f32* m, f32* v, u32 d, f32 parallel, f32* g) {
     UNROLL
     for (int c = 0; c < ITEMS / E; c++) {
         u32 column = run_column<E>(c);
         if (column < d) {
-            Run<f32, E> of = run_load<f32, E>(p + column), first = run_load<f32, E>(m + column), second = run_load<f32, E>(v + column);
+            Run<f32, E> of = run_load_once<E>(p + column), first = run_load_once<E>(m + column), second = run_load_once<E>(v + column);
             UNROLL
             for (int i = 0; i < E; i++) {
                 f32 a = first.at(i), b = second.at(i);
-                g[c * E + i] = rule.step(of.at(i), &a, &b, g[c * E + i]);
+                g[c * E + i] = rule.step(of.at(i), &a, &b, g[c * E + i] - parallel * of.at(i));
                 first.set(i, a);
                 second.set(i, b);
             }
-            run_store<f32, E>(m + column, first);
-            run_store<f32, E>(v + column, second);
+            run_store_once<E>(m + column, first);
+            run_store_once<E>(v + column, second);
         }
     }
 }
@@ -364,13 +364,7 @@ __device__ static inline void update_latent(const Source<G>& a, const Source<G>&
     }
     u64 at = static_cast<u64>(j) * d;
     if (decoder) {
-        f32 parallel = found.parallel[j];
-        if (parallel != 0.0f) {
-            Row<f32, E> atom;
-            atom.load(w.w_dec + at, d);
-            atom.add(-parallel, g);
-        }
-        adam_row<E>(rule, w.w_dec + at, w.m_dec + at, w.v_dec + at, d, g);
+        adam_row<E>(rule, w.w_dec + at, w.m_dec + at, w.v_dec + at, d, found.parallel[j], g);
         if (unit_norm) {
             f32 square[1] = {items_dot(g, g)};
             block_sums<1>(square, scratch);
@@ -382,14 +376,14 @@ __device__ static inline void update_latent(const Source<G>& a, const Source<G>&
                 }
             }
         }
-        items_store<f32, E>(w.w_dec + at, d, g);
+        items_store_once<E>(w.w_dec + at, d, g);
         if (w.half_dec) {
             items_store<bf16, E>(w.half_dec + at, d, g);
         }
         return;
     }
-    adam_row<E>(rule, w.w_enc + at, w.m_enc + at, w.v_enc + at, d, g);
-    items_store<f32, E>(w.w_enc + at, d, g);
+    adam_row<E>(rule, w.w_enc + at, w.m_enc + at, w.v_enc + at, d, 0.0f, g);
+    items_store_once<E>(w.w_enc + at, d, g);
     if (w.half_enc) {
         items_store<bf16, E>(w.half_enc + at, d, g);
     }

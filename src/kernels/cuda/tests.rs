@@ -1,8 +1,13 @@
 //! Kernels in the simulator, each under several orders of its threads; and kernels with planted faults, which it must find.
 
 mod cast;
+mod columns;
+mod decode;
 mod encode;
 mod faults;
+mod reduce;
+mod trial;
+mod update;
 
 use super::engine::{Buffer, Engine};
 use super::simulator::Simulator;
@@ -15,7 +20,7 @@ pub(super) fn schedules() -> impl Iterator<Item = Simulator> {
 /// A buffer that holds `values`.
 pub(super) fn buffer<T: Copy>(engine: &impl Engine, values: &[T]) -> Buffer {
     // SAFETY: numbers, read as bytes.
-    let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), std::mem::size_of_val(values)) };
+    let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
     let buffer = engine.alloc(bytes.len()).unwrap();
     engine.upload(bytes, &buffer).unwrap();
     buffer

@@ -9,11 +9,27 @@ use super::reduce::{ColumnSums, Matrix, Reduce};
 use super::rows::{block, Block, Kind, RUN};
 use crate::error::Result;
 
+/// What a list of entries is known by.
+#[derive(Debug, Clone, Copy)]
+pub enum Entries<'a> {
+    /// The entries themselves, and room for what they gather.
+    Columns(&'a DeviceColumns, &'a Gathered),
+    /// The sums that they lead to, made otherwise (by products of matrices, where few latents have many entries each).
+    Sums {
+        /// u32 `[d_sae + 1]`: a latent's rows of `sums` begin here and end where the next one's begin.
+        segments: u64,
+        /// f32 `[_, d_out + d_in]`: scaled gradients of the decoder's row and of the encoder's.
+        sums: u64,
+        /// f32 `[_]`: scaled gradients of the encoder's bias.
+        biases: u64,
+    },
+}
+
 /// Entries by latent with the gradient at what they reconstruct.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     /// The entries.
-    pub columns: &'a DeviceColumns,
+    pub entries: Entries<'a>,
     /// `[groups, n, d_out]`, of the kind of the update's rows.
     pub grads: u64,
     /// The latent after each group's last, u32 `[groups]`; 0 with one group.
@@ -98,16 +114,21 @@ pub struct UpdateShape {
     pub unit_norm: bool,
 }
 
-/// Room for a list's value gradients and for the sums of its segments.
+/// What the entries of a list gather: room that is made once.
 #[derive(Debug)]
-struct Room {
-    dz: Buffer,
+pub struct Gathered {
+    /// Gradient of each entry's value, by latent, f32: [`Update::measure`] finds it.
+    pub dz: Buffer,
     sums: Buffer,
     biases: Buffer,
 }
 
-impl Room {
-    fn new(engine: &dyn Engine, columns: &DeviceColumns, width: usize) -> Result<Self> {
+impl Gathered {
+    /// For `columns`, with decoder and encoder rows of `width` elements together.
+    ///
+    /// # Errors
+    /// Memory that cannot be had.
+    pub fn new(engine: &dyn Engine, columns: &DeviceColumns, width: usize) -> Result<Self> {
         let most = columns.shape.max_segments().max(1);
         Ok(Self {
             dz: engine.alloc(4 * columns.shape.capacity.max(1))?,
@@ -121,9 +142,8 @@ impl Room {
 #[derive(Debug)]
 pub struct Update {
     shape: UpdateShape,
-    codes: Room,
-    aux: Option<Room>,
-    parallel: Buffer,
+    /// f32 `[d_sae]`: how much of each decoder row's gradient is parallel to the row and was taken away.
+    pub parallel: Buffer,
     bias: Buffer,
     squares: Buffer,
     b_dec_sums: Buffer,
@@ -138,19 +158,16 @@ pub struct Update {
 }
 
 impl Update {
-    /// Room for updates from `codes` and `aux`, or from others of their sizes.
+    /// Room for updates.
     ///
     /// # Errors
     /// Memory that cannot be had.
-    pub fn new(engine: &dyn Engine, shape: UpdateShape, codes: &DeviceColumns, aux: Option<&DeviceColumns>) -> Result<Self> {
+    pub fn new(engine: &dyn Engine, shape: UpdateShape) -> Result<Self> {
         let UpdateShape { d_sae, d_in, d_out, n, .. } = shape;
-        let width = d_in + d_out;
         let bad = engine.alloc(4)?;
         engine.zero(&bad)?;
         Ok(Self {
             shape,
-            codes: Room::new(engine, codes, width)?,
-            aux: aux.map(|aux| Room::new(engine, aux, width)).transpose()?,
             parallel: engine.alloc(4 * d_sae)?,
             bias: engine.alloc(4 * d_sae)?,
             squares: engine.alloc(8 * d_sae)?,
@@ -173,12 +190,6 @@ impl Update {
         &self.bias
     }
 
-    /// The gradients of the codes' values, by latent, f32, as [`Update::measure`] found them; only of latents without segments, and of
-    /// those with.
-    pub fn dz(&self) -> &Buffer {
-        &self.codes.dz
-    }
-
     fn block(&self, grad: &StepGrad<'_>, others: &[u64]) -> Result<Block> {
         let aux = grad.aux.map_or(0, |aux| aux.grads);
         let addresses: Vec<u64> = [grad.codes.grads, aux, grad.x].iter().chain(others).copied().collect();
@@ -195,11 +206,11 @@ impl Update {
         [Arg::Ptr(grad.codes.ends), (grad.codes.groups as u32).into(), stride.into()]
     }
 
-    fn lists(&self, grad: &StepGrad<'_>) -> Vec<Arg> {
-        let mut args = source(&grad.codes, &self.codes).to_vec();
-        match (&grad.aux, &self.aux) {
-            (Some(aux), Some(room)) => args.extend(source(aux, room)),
-            _ => args.extend([NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0f32.into()]),
+    fn lists(grad: &StepGrad<'_>) -> Vec<Arg> {
+        let mut args = source(&grad.codes).to_vec();
+        match &grad.aux {
+            Some(aux) => args.extend(source(aux)),
+            None => args.extend([NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0f32.into()]),
         }
         args
     }
@@ -214,21 +225,21 @@ impl Update {
         let widths = [Arg::from(d_in as u32), (d_out as u32).into()];
         let (x, w_dec) = (Arg::Ptr(grad.x), Arg::Ptr(parameters.w_dec.at));
         let names = ["gather_segments_f32", "gather_segments_bf16", "gather_segments_f32_odd", "gather_segments_bf16_odd"];
-        let of_aux = grad.aux.as_ref().zip(self.aux.as_ref()).map(|(aux, room)| (aux, room, [NULL, 1u32.into(), 0u64.into()]));
-        for (list, room, groups) in [(&grad.codes, &self.codes, self.groups(grad))].into_iter().chain(of_aux) {
-            let columns = list.columns;
+        let of_aux = grad.aux.as_ref().map(|aux| (aux, [NULL, 1u32.into(), 0u64.into()]));
+        for (list, groups) in [(&grad.codes, self.groups(grad))].into_iter().chain(of_aux) {
+            let Entries::Columns(columns, _) = list.entries else { continue };
             let most = columns.shape.max_segments();
             if most == 0 {
                 continue;
             }
-            let mut args = source(list, room).to_vec();
+            let mut args = source(list).to_vec();
             args.extend(groups);
             args.extend([Arg::from(&columns.owners), (columns.shape.segment as u32).into(), (most as u32).into(), (d_sae as u32).into()]);
             args.extend([x, w_dec]);
             args.extend(widths);
             engine.launch(self.kernel(block, names), Grid::line(most, block.threads), &args)?;
         }
-        let mut args = self.lists(grad);
+        let mut args = Self::lists(grad);
         args.extend(self.groups(grad));
         args.extend([x, w_dec]);
         args.extend(widths);
@@ -264,7 +275,7 @@ impl Update {
         let block = self.block(grad, &[&moved[..], &[*half_enc, *half_dec]].concat())?;
         let rule = Rule::new(adam);
         let rule = [rule.beta1, rule.beta2, rule.eps, rule.step_size, rule.root_correction].map(Arg::from);
-        let mut args = self.lists(grad);
+        let mut args = Self::lists(grad);
         args.extend(self.groups(grad));
         args.extend([(grad.n as u32).into(), Arg::Ptr(grad.x), (d_in as u32).into(), (d_out as u32).into(), u32::from(unit_norm).into()]);
         args.extend([&self.parallel, &self.bias, &self.control].map(Arg::from));
@@ -281,10 +292,17 @@ impl Update {
 }
 
 /// The arguments of `SOURCE` in the kernels.
-fn source(list: &Source<'_>, room: &Room) -> [Arg; 10] {
-    let columns = list.columns;
-    let [starts, rows, values] = [&columns.starts, &columns.rows, &columns.values].map(Arg::from);
-    let segments = Arg::from(&columns.segments);
-    let [dz, sums, biases] = [&room.dz, &room.sums, &room.biases].map(Arg::from);
-    [starts, rows, values, dz, segments, sums, biases, Arg::Ptr(list.grads), Arg::Ptr(list.times), list.scale.into()]
+fn source(list: &Source<'_>) -> [Arg; 10] {
+    let (grads, times, scale) = (Arg::Ptr(list.grads), Arg::Ptr(list.times), Arg::from(list.scale));
+    match list.entries {
+        Entries::Columns(columns, gathered) => {
+            let [starts, rows, values, segments] = [&columns.starts, &columns.rows, &columns.values, &columns.segments].map(Arg::from);
+            let [dz, sums, biases] = [&gathered.dz, &gathered.sums, &gathered.biases].map(Arg::from);
+            [starts, rows, values, dz, segments, sums, biases, grads, times, scale]
+        }
+        Entries::Sums { segments, sums, biases } => {
+            let [segments, sums, biases] = [segments, sums, biases].map(Arg::Ptr);
+            [NULL, NULL, NULL, NULL, segments, sums, biases, grads, times, scale]
+        }
+    }
 }
