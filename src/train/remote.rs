@@ -80,7 +80,7 @@ impl Remote {
     /// Reads the figures of all steps so far into the log's window.
     ///
     /// # Errors
-    /// Divergence, named by step: neither it nor any after it was applied.
+    /// Divergence, named by step, which was not applied.
     pub fn catch_up(&mut self, learner: &mut dyn Learner, window: &mut Window) -> Result<()> {
         self.state.read_silence(&mut learner.body_mut().silence.tokens)?;
         for (told, waiting) in self.state.read()?.iter().zip(self.waiting.drain(..)) {

@@ -10,7 +10,7 @@ use super::encode::{cast, certified_lists, finish, merged, room, Encoder, Lists}
 use super::engine::{Arg, Buffer, Engine, Grid, Operands, NULL};
 use super::reduce::{aux_scale, Matrix, Reduce};
 use super::rows::Kind;
-use super::update::{Moved, Parameters, Source, StepGrad, Update, UpdateShape};
+use super::update::{Entries, Gathered, Moved, Parameters, Source, StepGrad, Update, UpdateShape};
 use crate::error::{Error, Result};
 
 /// Steps whose figures are kept until the host reads them.
@@ -51,6 +51,7 @@ struct Aux {
     coef: f64,
     k: usize,
     columns: DeviceColumns,
+    gathered: Gathered,
     list: Buffer,
     count: Buffer,
     indices: Buffer,
@@ -88,6 +89,7 @@ pub struct Resident {
     squares: Buffer,
     ends: Buffer,
     columns: DeviceColumns,
+    gathered: Gathered,
     aux: Option<Aux>,
     update: Update,
     reduce: Reduce,
@@ -160,7 +162,7 @@ impl Resident {
         let columns = DeviceColumns::new(engine, ColumnsShape::new(d_sae, n, capacity, 2 * d, SEGMENT_SUMS))?;
         let aux = config.aux_k.map(|(coef, k)| Aux::new(engine, (coef, k.min(d_sae)), n, d_sae, d, low)).transpose()?;
         let shape = UpdateShape { d_sae, d_in: d, d_out: d, n, kind, unit_norm: config.unit_norm };
-        let update = Update::new(engine, shape, &columns, aux.as_ref().map(|a| &a.columns))?;
+        let update = Update::new(engine, shape)?;
         let groups = config.most_prefixes.max(1);
         let half_of = |elements: usize, wanted: bool| wanted.then(|| engine.alloc(2 * elements)).transpose();
         let lists = Lists::new(engine, n, room(width, config.precision == Precision::Certified))?;
@@ -185,6 +187,7 @@ impl Resident {
             halves: half_of(groups * n * d, low)?,
             squares: engine.alloc(8 * groups * n)?,
             ends: engine.alloc(4 * groups)?,
+            gathered: Gathered::new(engine, &columns, 2 * d)?,
             columns,
             aux,
             update,
@@ -312,7 +315,14 @@ impl Resident {
         };
         let grads = if low { halves } else { self.errors.address };
         let ends = if groups == 1 { 0 } else { self.ends.address };
-        let source = Source { columns: &self.columns, grads, ends, groups, scale: (2.0 * per_element) as f32, times: 0 };
+        let source = Source {
+            entries: Entries::Columns(&self.columns, &self.gathered),
+            grads,
+            ends,
+            groups,
+            scale: (2.0 * per_element) as f32,
+            times: 0,
+        };
         let x = match &self.xc_half {
             Some(half) if low => half.address,
             _ => self.xc.address,
@@ -326,10 +336,12 @@ impl Resident {
             _ => NULL,
         };
         let aux_loss = aux.map_or(NULL, |a| Arg::Ptr(a.loss()));
+        let aux_entries = aux.map_or(NULL, |a| Arg::Ptr(a.columns.starts.address + 4 * d_sae as u64));
         let args = [
             (&self.update.norm).into(),
             (&self.update.bad).into(),
             aux_loss,
+            aux_entries,
             smallest,
             (&self.columns.starts).into(),
             (&self.ends).into(),
@@ -464,10 +476,12 @@ fn all_positive(
 
 impl Aux {
     fn new(engine: &dyn Engine, (coef, k): (f64, usize), n: usize, d_sae: usize, d: usize, low: bool) -> Result<Self> {
+        let columns = DeviceColumns::new(engine, ColumnsShape::new(d_sae, n, n * k, 2 * d, SEGMENT_SUMS))?;
         Ok(Self {
             coef,
             k,
-            columns: DeviceColumns::new(engine, ColumnsShape::new(d_sae, n, n * k, 2 * d, SEGMENT_SUMS))?,
+            gathered: Gathered::new(engine, &columns, 2 * d)?,
+            columns,
             list: engine.alloc(4 * d_sae)?,
             count: engine.alloc(4)?,
             indices: engine.alloc(4 * n * k)?,
@@ -550,6 +564,7 @@ impl Aux {
             Some(half) if low => half.address,
             _ => self.error.address,
         };
-        Source { columns: &self.columns, grads, ends: 0, groups: 1, scale: 1.0, times: self.numbers.address + 24 }
+        let entries = Entries::Columns(&self.columns, &self.gathered);
+        Source { entries, grads, ends: 0, groups: 1, scale: 1.0, times: self.numbers.address + 24 }
     }
 }

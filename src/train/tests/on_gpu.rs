@@ -12,7 +12,7 @@ const D: usize = 20;
 const M: usize = 72;
 const N: usize = 48;
 const STEPS: u64 = 5;
-/// A prefix of latents that never fire, for AuxK.
+/// The first latents count as dead, and seldom fire: for AuxK.
 const DEAD: usize = 24;
 
 fn learners() -> Vec<SaeConfig> {
@@ -36,10 +36,11 @@ fn rows(seed: u64) -> Tensor {
     Tensor::from_vec(data, (N, D), &Device::Cpu).unwrap()
 }
 
-/// A learner whose first latents are pushed out of every selection.
+/// A learner whose first latents are held back.
 fn learner(config: &SaeConfig) -> Box<dyn Learner> {
     let mut learner = sae::build(&config.resolve(D, 10_000).unwrap(), &rows(100), 1).unwrap();
-    let bias: Vec<f32> = (0..M).map(|j| if j < DEAD { -3.0 } else { 0.05 }).collect();
+    let bias: Vec<f32> = (0..M).map(|j| if j < DEAD { -1.0 } else { 0.05 }).collect();
+    learner.body_mut().silence.tokens[..DEAD].fill(1 << 40);
     learner.body_mut().coder.b_enc = Tensor::from_vec(bias, M, &Device::Cpu).unwrap();
     learner
 }
