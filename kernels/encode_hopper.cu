@@ -116,7 +116,7 @@ __device__ static inline void hopper_release(u64* empty, bool leader) {
 
 // A warpgroup: products and selection for its 64 rows.
 template <u32 BLOCKS>
-__device__ static inline void hopper_choose(HopperShared* shared, u32 n, [[maybe_unused]] u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
+__device__ static inline void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
                                      Entry* entries, u32* counts, u32 cap) {
     u32 group = __shfl_sync(FULL, threadIdx.x / 128 - 1, 0);  // tells the compiler that the warp agrees
     u32 lane = threadIdx.x & 31u, quad = lane & 3u;
@@ -172,15 +172,16 @@ __device__ static inline void hopper_choose(HopperShared* shared, u32 n, [[maybe
                 v[4 * i + 2] += add.even;
                 v[4 * i + 3] += add.odd;
             }
-#if BRING_UP == 1
-            f32* scores = reinterpret_cast<f32*>(entries);
-            UNROLL for (u32 i = 0; i < 16; ++i) {
-                u32 at = column + part * 32 + i / 4 * 8 + (i & 1), to = row + (i & 2) * 4;
-                if (to < n && at < m) {
-                    scores[static_cast<u64>(to) * m + at] = v[i];
+            if (BRING_UP == 1) {
+                f32* scores = reinterpret_cast<f32*>(entries);
+                UNROLL for (u32 i = 0; i < 16; ++i) {
+                    u32 at = column + part * 32 + i / 4 * 8 + (i & 1), to = row + (i & 2) * 4;
+                    if (to < n && at < m) {
+                        scores[static_cast<u64>(to) * m + at] = v[i];
+                    }
                 }
+                continue;
             }
-#else
             f32 best = fmaxf(fmaxf(fmaxf(v[0], v[1]), fmaxf(v[4], v[5])), fmaxf(fmaxf(v[8], v[9]), fmaxf(v[12], v[13])));
             f32 best8 = fmaxf(fmaxf(fmaxf(v[2], v[3]), fmaxf(v[6], v[7])), fmaxf(fmaxf(v[10], v[11]), fmaxf(v[14], v[15])));
             if (__any_sync(FULL, best > above || best8 > above8)) {
@@ -192,29 +193,24 @@ __device__ static inline void hopper_choose(HopperShared* shared, u32 n, [[maybe
                     select_offer(entries, end[1], v[4 * i + 3], above8, at + 1);
                 }
             }
-#endif
         }
         __syncwarp();
         if (leader) {
             mbarrier_arrive(&shared->bias_empty[half]);
         }
-#if BRING_UP == 0
         // At tiles 1, 2, 4, 8, .. of the range, and whenever a list could not take another tile.
         bool tight = end[0] - begin > room || end[1] - begin - step_bytes > room;
-        if ((turn + 1 == due || __any_sync(FULL, tight)) && tile + 1 < last) {
+        if (BRING_UP == 0 && (turn + 1 == due || __any_sync(FULL, tight)) && tile + 1 < last) {
             due = 2 * (turn + 1);
             select_compact_rows(entries, begin, step_bytes, end, gate, k, most, splits > 1 ? bounds : nullptr, row, n);
         }
-#endif
     }
-#if BRING_UP != 1
     if (row < n) {
         counts[list] = (end[0] - begin) / 8;
     }
     if (row + 8 < n) {
         counts[list + 8 * lists] = (end[1] - begin - step_bytes) / 8;
     }
-#endif
 }
 
 template <u32 BLOCKS>
