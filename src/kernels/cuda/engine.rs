@@ -156,4 +156,7 @@ pub trait Engine {
 
     /// Compute capability: major * 10 + minor. The simulator says 0.
     fn capability(&self) -> u32;
+
+    /// Multiprocessors.
+    fn multiprocessors(&self) -> usize;
 }

@@ -20,6 +20,8 @@ mod encode;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
 mod engine;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
+mod fused;
+#[cfg(any(feature = "cuda", feature = "simulator"))]
 mod on_gpu;
 #[cfg(any(feature = "cuda", feature = "simulator"))]
 mod reduce;

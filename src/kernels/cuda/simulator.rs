@@ -197,6 +197,10 @@ impl Engine for Simulator {
     fn capability(&self) -> u32 {
         0
     }
+
+    fn multiprocessors(&self) -> usize {
+        4
+    }
 }
 
 /// `len` operands as the product reads them.
