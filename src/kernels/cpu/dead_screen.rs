@@ -81,25 +81,38 @@ fn lower_body(rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK], low: &m
 /// A bit for each row whose threshold the upper bound reaches.
 #[inline(always)]
 fn reach_body(rows: &RowTerms, latent: &LatentTerms, low: &[f32; BLOCK]) -> u64 {
-    let mut high = [0f32; BLOCK];
-    for q in 0..BLOCK {
-        high[q] = low[q] + 2.0 * error(rows, latent, q);
-    }
-    mask(&high, &rows.threshold)
-}
-
-/// Bits of `a >= b`.
-#[inline(always)]
-fn mask(a: &[f32; BLOCK], b: &[f32; BLOCK]) -> u64 {
     let mut mask = 0;
-    for (part, (a, b)) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0).enumerate() {
-        let mut bits = 0u16;
-        for l in 0..16 {
-            bits |= u16::from(a[l] >= b[l]) << l;
-        }
-        mask |= u64::from(bits) << (16 * part);
+    for q in 0..BLOCK {
+        mask |= u64::from(low[q] + 2.0 * error(rows, latent, q) >= rows.threshold[q]) << q;
     }
     mask
+}
+
+/// [`reach_body`] with masks in registers: compilers make bits one by one. A product may be fused: the bound has room for a rounding.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn reach_avx512(rows: &RowTerms, latent: &LatentTerms, low: &[f32; BLOCK]) -> u64 {
+    use std::arch::x86_64::{_mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _CMP_GE_OQ};
+    let (a, t, slack, two) = (_mm512_set1_ps(latent.a), _mm512_set1_ps(latent.t), _mm512_set1_ps(latent.slack), _mm512_set1_ps(2.0));
+    let mut mask = 0;
+    for l in 0..BLOCK / 16 {
+        // SAFETY: all arrays have BLOCK elements, and 16 l + 16 <= BLOCK.
+        let load = |of: &[f32; BLOCK]| unsafe { _mm512_loadu_ps(of.as_ptr().add(16 * l)) };
+        let e = _mm512_fmadd_ps(load(&rows.slope), a, _mm512_add_ps(load(&rows.floor), slack));
+        let e = _mm512_fmadd_ps(load(&rows.second), t, e);
+        let high = _mm512_fmadd_ps(two, e, load(low));
+        mask |= u64::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(high, load(&rows.threshold))) << (16 * l);
+    }
+    mask
+}
+
+fn reach(rows: &RowTerms, latent: &LatentTerms, low: &[f32; BLOCK]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::best().is_wide() {
+        // SAFETY: the instructions were detected on this machine.
+        return unsafe { reach_avx512(rows, latent, low) };
+    }
+    reach_body(rows, latent, low)
 }
 
 /// How many of each row's values reach `least`.
@@ -124,7 +137,6 @@ fn largest_body(lows: &[[f32; BLOCK]], largest: &mut [f32; BLOCK]) {
 }
 
 dispatched! { fn lower(rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK], low: &mut [f32; BLOCK]) = lower_body }
-dispatched! { fn reach(rows: &RowTerms, latent: &LatentTerms, low: &[f32; BLOCK]) -> u64 = reach_body }
 dispatched! { fn count(lows: &[[f32; BLOCK]], least: &[f32; BLOCK], counts: &mut [u32; BLOCK]) = count_body }
 dispatched! { fn largest(lows: &[[f32; BLOCK]], largest: &mut [f32; BLOCK]) = largest_body }
 

@@ -22,8 +22,10 @@ use super::vector::{combine, sq_norm};
 use crate::error::Result;
 use crate::kernels::Coder;
 
-/// Latents whose rows stay in the second-level cache while a block takes from them.
-const PANEL: usize = 128;
+/// Most blocks of rows that pass the latents together.
+const BLOCKS: usize = 2;
+/// Latents whose rows stay in the second-level cache while these rows take from them.
+const PANEL: usize = 64;
 
 /// The latents' encoders, gathered.
 struct Encoders {
@@ -38,7 +40,8 @@ struct Encoders {
 struct Scratch {
     x: Aligned,
     error: Aligned,
-    screened: Screened,
+    screened: [Screened; BLOCKS],
+    at: Vec<usize>,
     norms: Vec<f32>,
     /// Per row: products of its list.
     values: Vec<Vec<f32>>,
@@ -55,7 +58,8 @@ struct Selected {
     starts: Vec<usize>,
     slots: Vec<u32>,
     values: Vec<f32>,
-    square: f64,
+    /// Per row, of what the error became.
+    squares: Vec<f32>,
 }
 
 /// See [`crate::kernels::dead_topk`].
@@ -63,24 +67,26 @@ pub fn dead_topk(x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: 
     let (n, d) = x.dims2()?;
     let (d_sae, d_out) = coder.w_dec.dims2()?;
     let mut out: Vec<f32> = super::encode::to_vec(error)?;
+    // Few rows on many threads: each of them should have some.
+    let rows = BLOCK * (n.div_ceil(2 * BLOCK * rayon::current_num_threads())).clamp(1, BLOCKS);
     let blocks: Vec<Selected> = with_slices(&[x, &coder.w_enc, &coder.b_enc, &coder.w_dec], |slices: &[&[f32]]| {
         let encoders = Encoders::gather(slices[1], slices[2], latents, d);
         let atoms = Aligned::gather(slices[3], d_out, latents);
         let screen = DeadScreen::new(&encoders.w, &encoders.bias, n, screen());
-        (slices[0].par_chunks(BLOCK * d), out.par_chunks_mut(BLOCK * d_out))
+        (slices[0].par_chunks(rows * d), out.par_chunks_mut(rows * d_out))
             .into_par_iter()
             .map(|(x, error)| {
                 let mut scratch = SCRATCH.take();
                 scratch.x.fill(x, d);
                 let mut selected = encoders.select(&screen, k, &mut scratch);
-                selected.decode(error, &atoms, d_out, &mut scratch.error);
+                selected.decode(error, &atoms, d_out, &mut scratch);
                 SCRATCH.set(scratch);
                 selected
             })
             .collect()
     })?;
-    let columns = columns(&blocks, d_sae, latents);
-    let square = blocks.iter().map(|b| b.square).sum();
+    let columns = columns(&blocks, rows, d_sae, latents);
+    let square = blocks.iter().flat_map(|b| &b.squares).map(|&s| f64::from(s)).sum();
     Ok((columns, Tensor::from_vec(out, (n, d_out), x.device())?, square))
 }
 
@@ -97,19 +103,22 @@ impl Encoders {
     }
 
     fn select(&self, screen: &DeadScreen<'_>, k: usize, scratch: &mut Scratch) -> Selected {
-        let Scratch { x, screened, norms: of_rows, values, entries, .. } = scratch;
+        let Scratch { x, screened, at, norms: of_rows, values, entries, .. } = scratch;
         let d = x.width();
-        screen.candidates(x.slice(), k, screened);
-        self.products(x.slice(), &screened.lists, values);
+        for (x, screened) in x.slice().chunks(BLOCK * d).zip(&mut *screened) {
+            screen.candidates(x, k, screened);
+        }
+        self.products(x, screened, values, at);
         norms(Isa::best(), x.slice(), d, of_rows);
         let mut selected = Selected { starts: vec![0], ..Selected::default() };
         for (q, (x, &norm)) in x.slice().chunks_exact(d).zip(&*of_rows).enumerate() {
             let bound = RowBound::f32(norm, d);
             let e = bound.slope * self.norm + bound.floor + of_bias(self.bias_bound);
-            if screened.whole[q] || !e.is_finite() {
+            let screened = &screened[q / BLOCK];
+            if screened.whole[q % BLOCK] || !e.is_finite() {
                 self.score_row(x, k, entries, &mut selected);
             } else {
-                self.select_row(x, (&screened.lists[q], &values[q]), k, 2.0 * e, entries, &mut selected);
+                self.select_row(x, (&screened.lists[q % BLOCK], &values[q]), k, 2.0 * e, entries, &mut selected);
             }
             selected.starts.push(selected.slots.len());
         }
@@ -117,16 +126,19 @@ impl Encoders {
     }
 
     /// Pre-activations of the latents in each row's list, as f32 products round them.
-    fn products(&self, x: &[f32], lists: &[Vec<u32>], values: &mut Vec<Vec<f32>>) {
-        values.resize_with(lists.len().max(values.len()), Vec::new);
-        lists.iter().zip(&mut *values).for_each(|(list, values)| values.resize(list.len(), 0.0));
-        let mut at = [0usize; BLOCK];
+    fn products(&self, x: &Aligned, screened: &[Screened], values: &mut Vec<Vec<f32>>, at: &mut Vec<usize>) {
+        let rows = x.slice().len() / x.width();
+        values.resize_with(rows.max(values.len()), Vec::new);
+        let list = |q: usize| &screened[q / BLOCK].lists[q % BLOCK];
+        (0..rows).for_each(|q| values[q].resize(list(q).len(), 0.0));
+        at.clear();
+        at.resize(rows, 0);
         for end in (PANEL..self.bias.len() + PANEL).step_by(PANEL) {
-            for (q, (x, at)) in x.chunks_exact(self.w.width()).zip(&mut at).enumerate() {
-                let rest = &lists[q][*at..];
-                let span = *at..*at + rest.partition_point(|&s| (s as usize) < end);
+            for (q, (x, at)) in x.slice().chunks_exact(x.width()).zip(&mut *at).enumerate() {
+                let list = list(q);
+                let span = *at..*at + list[*at..].partition_point(|&s| (s as usize) < end);
                 *at = span.end;
-                let (list, values) = (&lists[q][span.clone()], &mut values[q][span]);
+                let (list, values) = (&list[span.clone()], &mut values[q][span]);
                 products(list, self.w.slice(), x, 1.0, 0.0, values);
                 values.iter_mut().zip(list).for_each(|(v, &s)| *v += self.bias[s as usize]);
             }
@@ -222,28 +234,27 @@ dispatched! { fn kth_largest(a: &[f32], k: usize) -> f32 = kth_largest_body }
 dispatched! { fn keep(list: &[u32], a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) = keep_body }
 
 impl Selected {
-    /// Adds the selected atoms to the rows of `error`, and their squares to the sum.
-    fn decode(&mut self, error: &mut [f32], atoms: &Aligned, d: usize, scratch: &mut Aligned) {
-        scratch.fill(error, d);
+    /// Adds the selected atoms to the rows of `error`, and notes their squares.
+    fn decode(&mut self, error: &mut [f32], atoms: &Aligned, d: usize, scratch: &mut Scratch) {
+        let Scratch { error: sums, at, .. } = scratch;
+        sums.fill(error, d);
         let (width, m) = (atoms.width(), atoms.slice().len() / atoms.width());
-        let mut at = self.starts.clone();
+        at.clone_from(&self.starts);
         for end in (PANEL..m + PANEL).step_by(PANEL) {
-            for (q, y) in scratch.slice_mut().chunks_exact_mut(width).enumerate() {
+            for (q, y) in sums.slice_mut().chunks_exact_mut(width).enumerate() {
                 let rest = &self.slots[at[q]..self.starts[q + 1]];
                 let span = at[q]..at[q] + rest.partition_point(|&s| (s as usize) < end);
                 at[q] = span.end;
                 combine(&self.values[span.clone()], 1.0, &self.slots[span], atoms.slice(), y);
             }
         }
-        for (y, sum) in error.chunks_exact_mut(d).zip(scratch.slice().chunks_exact(width)) {
-            y.copy_from_slice(&sum[..d]);
-            self.square += f64::from(sq_norm(y));
-        }
+        sums.copy_to(error, d);
+        self.squares.extend(error.chunks_exact(d).map(sq_norm));
     }
 }
 
 /// All entries by latent, over `d_sae`.
-fn columns(blocks: &[Selected], d_sae: usize, latents: &[u32]) -> Columns {
+fn columns(blocks: &[Selected], rows_of_block: usize, d_sae: usize, latents: &[u32]) -> Columns {
     let mut counts = vec![0usize; latents.len()];
     blocks.iter().for_each(|b| b.slots.iter().for_each(|&s| counts[s as usize] += 1));
     let mut starts = vec![0usize; d_sae + 1];
@@ -271,7 +282,7 @@ fn columns(blocks: &[Selected], d_sae: usize, latents: &[u32]) -> Columns {
                 let own = slots.partition_point(|&s| (s as usize) < first)..slots.partition_point(|&s| (s as usize) < first + counts.len());
                 for i in own {
                     let at = &mut next[slots[i] as usize - first];
-                    rows[*at] = (b * BLOCK + q) as u32;
+                    rows[*at] = (b * rows_of_block + q) as u32;
                     values[*at] = block.values[span[0] + i];
                     *at += 1;
                 }
