@@ -3,7 +3,14 @@
 
 use rayon::prelude::*;
 
+use super::vector::prefetch;
+
 const LANES: usize = 16;
+
+/// How many of `ascending` are below `end`: a few, so that looking at them in order costs less than bisecting.
+pub(super) fn below(ascending: &[u32], end: usize) -> usize {
+    ascending.iter().take_while(|&&i| (i as usize) < end).count()
+}
 
 /// A cache line.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +40,10 @@ impl Aligned {
     pub fn gather(m: &[f32], d: usize, of: &[u32]) -> Self {
         let mut all = Self::zeros(of.len(), d);
         let width = all.width;
-        all.slice_mut().par_chunks_mut(width).zip(of).for_each(|(to, &j)| to[..d].copy_from_slice(&m[j as usize * d..(j as usize + 1) * d]));
+        all.slice_mut()
+            .par_chunks_mut(width)
+            .zip(of)
+            .for_each(|(to, &j)| to[..d].copy_from_slice(&m[j as usize * d..(j as usize + 1) * d]));
         all
     }
 
@@ -56,7 +66,10 @@ impl Aligned {
     pub fn gather_from(&mut self, m: &[f32], d: usize, of: &[u32]) {
         self.reset(of.len(), d);
         let width = self.width;
-        self.slice_mut().chunks_exact_mut(width).zip(of).for_each(|(to, &j)| to[..d].copy_from_slice(&m[j as usize * d..(j as usize + 1) * d]));
+        self.slice_mut()
+            .chunks_exact_mut(width)
+            .zip(of)
+            .for_each(|(to, &j)| to[..d].copy_from_slice(&m[j as usize * d..(j as usize + 1) * d]));
     }
 
     /// Writes the rows to `to` `[rows, d]`.
@@ -74,6 +87,13 @@ impl Aligned {
     /// Width of a row.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Asks for row `i` to be in the second-level cache soon; nothing where there is no such row.
+    pub fn prefetch(&self, i: usize) {
+        if let Some(row) = self.slice().get(i * self.width..(i + 1) * self.width) {
+            prefetch(row);
+        }
     }
 
     /// `[rows, width]`.

@@ -42,8 +42,6 @@ pub(super) struct Screened {
     rounded: bf16::Rows,
     norms: Vec<f32>,
     terms: RowTerms,
-    /// Lower bounds of the scores, `[latents]`.
-    lows: Vec<[f32; BLOCK]>,
     /// Per row: what may be among its k largest, ascending.
     pub lists: Vec<Vec<u32>>,
     /// Per row: does the bound not hold? Then its list is empty.
@@ -164,20 +162,20 @@ impl<'a> DeadScreen<'a> {
         Self { isa, w, bias, prepared, wild }
     }
 
-    /// Fills in the lists of rows `x` `[rows, width]`, `rows` at most a block.
-    pub fn candidates(&self, x: &[f32], k: usize, to: &mut Screened) {
+    /// Fills in the lists of rows `x` `[rows, width]`, `rows` at most a block; `lows` becomes lower bounds of the scores, `[latents]`.
+    pub fn candidates(&self, x: &[f32], k: usize, lows: &mut Vec<[f32; BLOCK]>, to: &mut Screened) {
         let rows = x.len() / self.w.width();
         to.lists.resize_with(BLOCK, Vec::new);
         to.lists.iter_mut().for_each(Vec::clear);
-        to.lows.resize(self.bias.len(), [0.0; BLOCK]);
+        lows.resize(self.bias.len(), [0.0; BLOCK]);
         self.bounds_of_rows(x, rows, to);
         if to.terms.live == 0 {
             return;
         }
-        self.lows(x, rows, to);
-        thresholds(&to.lows, k, &mut to.terms);
+        self.lows(x, rows, to, lows);
+        thresholds(lows, k, &mut to.terms);
         self.each_latent(|j, latent| {
-            let mut mask = reach(&to.terms, latent, &to.lows[j]) & to.terms.live;
+            let mut mask = reach(&to.terms, latent, &lows[j]) & to.terms.live;
             while mask != 0 {
                 to.lists[mask.trailing_zeros() as usize].push(j as u32);
                 mask &= mask - 1;
@@ -209,8 +207,8 @@ impl<'a> DeadScreen<'a> {
         }
     }
 
-    fn lows(&self, x: &[f32], rows: usize, to: &mut Screened) {
-        let Screened { rounded, lows, terms, .. } = to;
+    fn lows(&self, x: &[f32], rows: usize, to: &Screened, lows: &mut [[f32; BLOCK]]) {
+        let Screened { rounded, terms, .. } = to;
         match &self.prepared {
             Prepared::Bf16(panels) => {
                 for ((panel, lows), bias) in panels.iter().zip(lows.chunks_mut(PANEL)).zip(self.bias.chunks(PANEL)) {

@@ -4,18 +4,16 @@
 //! f32 products say the rest. The set is the exact one: entries within the products' bound of the k-th are scored in float64. The values
 //! keep their f32 rounding.
 
-use std::cell::RefCell;
-
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::aligned::Aligned;
+use super::aligned::{below, Aligned};
 use super::columns::Columns;
 use super::dead_screen::{DeadScreen, Screened};
 use super::dispatch::dispatched;
 use super::encode::bound::{of_bias, RowBound};
 use super::encode::exact::{norms, score, Entry};
-use super::encode::{screen, Isa, BLOCK};
+use super::encode::{screen, Isa, Screen, BLOCK};
 use super::latent_grad::products;
 use super::storage::with_slices;
 use super::vector::{combine, sq_norm};
@@ -36,20 +34,18 @@ struct Encoders {
     bias_bound: f32,
 }
 
+/// Megabytes: not kept from call to call.
 #[derive(Default)]
 struct Scratch {
     x: Aligned,
     error: Aligned,
+    lows: Vec<[f32; BLOCK]>,
     screened: [Screened; BLOCKS],
     at: Vec<usize>,
     norms: Vec<f32>,
     /// Per row: products of its list.
     values: Vec<Vec<f32>>,
     entries: Vec<Entry>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// What a block of rows selected: per row, slots of the list of latents, ascending, with their values.
@@ -64,6 +60,10 @@ struct Selected {
 
 /// See [`crate::kernels::dead_topk`].
 pub fn dead_topk(x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: usize) -> Result<(Columns, Tensor, f64)> {
+    screened_by(screen(), x, error, coder, latents, k)
+}
+
+fn screened_by(screen: Screen, x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: usize) -> Result<(Columns, Tensor, f64)> {
     let (n, d) = x.dims2()?;
     let (d_sae, d_out) = coder.w_dec.dims2()?;
     let mut out: Vec<f32> = super::encode::to_vec(error)?;
@@ -72,15 +72,13 @@ pub fn dead_topk(x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: 
     let blocks: Vec<Selected> = with_slices(&[x, &coder.w_enc, &coder.b_enc, &coder.w_dec], |slices: &[&[f32]]| {
         let encoders = Encoders::gather(slices[1], slices[2], latents, d);
         let atoms = Aligned::gather(slices[3], d_out, latents);
-        let screen = DeadScreen::new(&encoders.w, &encoders.bias, n, screen());
+        let screen = DeadScreen::new(&encoders.w, &encoders.bias, n, screen);
         (slices[0].par_chunks(rows * d), out.par_chunks_mut(rows * d_out))
             .into_par_iter()
-            .map(|(x, error)| {
-                let mut scratch = SCRATCH.take();
+            .map_init(Scratch::default, |scratch, (x, error)| {
                 scratch.x.fill(x, d);
-                let mut selected = encoders.select(&screen, k, &mut scratch);
-                selected.decode(error, &atoms, d_out, &mut scratch);
-                SCRATCH.set(scratch);
+                let mut selected = encoders.select(&screen, k, scratch);
+                selected.decode(error, &atoms, d_out, scratch);
                 selected
             })
             .collect()
@@ -103,10 +101,10 @@ impl Encoders {
     }
 
     fn select(&self, screen: &DeadScreen<'_>, k: usize, scratch: &mut Scratch) -> Selected {
-        let Scratch { x, screened, at, norms: of_rows, values, entries, .. } = scratch;
+        let Scratch { x, lows, screened, at, norms: of_rows, values, entries, .. } = scratch;
         let d = x.width();
         for (x, screened) in x.slice().chunks(BLOCK * d).zip(&mut *screened) {
-            screen.candidates(x, k, screened);
+            screen.candidates(x, k, lows, screened);
         }
         self.products(x, screened, values, at);
         norms(Isa::best(), x.slice(), d, of_rows);
@@ -135,8 +133,11 @@ impl Encoders {
         at.resize(rows, 0);
         for end in (PANEL..self.bias.len() + PANEL).step_by(PANEL) {
             for (q, (x, at)) in x.slice().chunks_exact(x.width()).zip(&mut *at).enumerate() {
+                if q < PANEL {
+                    self.w.prefetch(end + q);
+                }
                 let list = list(q);
-                let span = *at..*at + list[*at..].partition_point(|&s| (s as usize) < end);
+                let span = *at..*at + below(&list[*at..], end);
                 *at = span.end;
                 let (list, values) = (&list[span.clone()], &mut values[q][span]);
                 products(list, self.w.slice(), x, 1.0, 0.0, values);
@@ -242,8 +243,11 @@ impl Selected {
         at.clone_from(&self.starts);
         for end in (PANEL..m + PANEL).step_by(PANEL) {
             for (q, y) in sums.slice_mut().chunks_exact_mut(width).enumerate() {
+                if q < PANEL {
+                    atoms.prefetch(end + q);
+                }
                 let rest = &self.slots[at[q]..self.starts[q + 1]];
-                let span = at[q]..at[q] + rest.partition_point(|&s| (s as usize) < end);
+                let span = at[q]..at[q] + below(rest, end);
                 at[q] = span.end;
                 combine(&self.values[span.clone()], 1.0, &self.slots[span], atoms.slice(), y);
             }
@@ -290,4 +294,46 @@ fn columns(blocks: &[Selected], rows_of_block: usize, d_sae: usize, latents: &[u
         }
     });
     columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use candle_core::Device;
+
+    #[test]
+    fn screens_and_threads_change_no_byte() {
+        let mut rng = Rng::stream(5, "test", 0);
+        let (n, m, d) = (300, 400, 37);
+        let mut matrix = |rows: usize, scale: f32| -> Vec<f32> { (0..rows * d).map(|_| scale * rng.normal() as f32).collect() };
+        let (mut w, mut x, w_dec, error) = (matrix(m, 0.2), matrix(n, 1.0), matrix(m, 0.2), matrix(n, 1.0));
+        // Twins, twins but for the last bit, long latents, one of zeros; rows of zeros, huge, not numbers.
+        for j in (2..m).step_by(5) {
+            w.copy_within((j - 2) * d..(j - 1) * d, j * d);
+            w[j * d] = if j % 2 == 0 { w[j * d].next_up() } else { w[j * d] };
+        }
+        w[7 * d..8 * d].iter_mut().for_each(|v| *v *= 300.0);
+        w[9 * d..10 * d].fill(0.0);
+        x[4 * d..5 * d].fill(0.0);
+        x[5 * d..6 * d].iter_mut().for_each(|v| *v *= 1e20);
+        (x[6 * d], x[70 * d + 3]) = (f32::NAN, f32::INFINITY);
+        let tensor = |v: Vec<f32>| Tensor::from_vec(v.clone(), (v.len() / d, d), &Device::Cpu).unwrap();
+        let bias: Vec<f32> = (0..m).map(|j| 0.01 * (j % 7) as f32 - 0.02).collect();
+        let b_dec = Tensor::zeros(d, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let coder = Coder { w_enc: tensor(w), b_enc: Tensor::from_vec(bias, m, &Device::Cpu).unwrap(), w_dec: tensor(w_dec), b_dec };
+        let (x, error) = (tensor(x), tensor(error));
+        let latents: Vec<u32> = (1..m as u32).filter(|j| j % 3 != 0).collect();
+        for k in [1, 18, 90, 250] {
+            let of = |screen, threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let (c, sum, square) = pool.install(|| screened_by(screen, &x, &error, &coder, &latents, k)).unwrap();
+                let sum = sum.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                (c.starts, c.rows, bits(c.values), bits(sum), square.to_bits())
+            };
+            let one = of(Screen::Off, 1);
+            assert!(one == of(Screen::Bf16, 1) && one == of(Screen::Bf16, 3) && one == of(Screen::Auto, 8), "k {k}");
+        }
+    }
 }

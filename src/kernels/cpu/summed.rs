@@ -1,13 +1,12 @@
 //! The gradient of few latents with many entries each: a segment of the rows stays in cache while a group of latents takes from it, so
 //! that rows pass the cache once per group instead of once per entry. Each latent's sums run over its rows in order all the same.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::aligned::Aligned;
+use super::aligned::{below, Aligned};
 use super::latent_grad::products;
 use super::storage::with_slices;
 use super::vector::combine;
@@ -26,10 +25,6 @@ struct Scratch {
     sums: Aligned,
     dz: Vec<f32>,
     at: Vec<usize>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// See [`crate::kernels::summed`].
@@ -55,27 +50,25 @@ pub fn summed(term: &Term, x: &Tensor, w_dec: &Tensor, latents: &[u32]) -> Resul
             bias.par_chunks_mut(group),
         )
             .into_par_iter()
-            .for_each(|(latents, w_enc, w_dec, bias)| {
-                let mut scratch = SCRATCH.take();
-                let Scratch { atoms: own, sums, dz, at } = &mut scratch;
+            .for_each_init(Scratch::default, |scratch, (latents, w_enc, w_dec, bias)| {
+                let Scratch { atoms: own, sums, dz, at } = scratch;
                 own.gather_from(atoms, d_out, latents);
                 dz.clear();
                 dz.resize(latents.iter().map(|&j| term.columns.count(j as usize)).sum(), 0.0);
                 // The gradient's rows first, then the input's: half the sums at a time stay in cache.
                 sums.reset(latents.len(), d_out);
-                walk.each(latents, sums, at, |i, rows, values, places, sum| {
+                walk.each(latents, &grad, sums, at, |i, rows, values, places, sum| {
                     let atom = &own.slice()[i * grad.width()..(i + 1) * grad.width()];
                     products(rows, grad.slice(), atom, term.scale, 0.0, &mut dz[places]);
                     combine(values, term.scale, rows, grad.slice(), sum);
                 });
                 sums.copy_to(w_dec, d_out);
                 sums.reset(latents.len(), d_in);
-                walk.each(latents, sums, at, |i, rows, _, places, sum| {
+                walk.each(latents, &x, sums, at, |i, rows, _, places, sum| {
                     combine(&dz[places.clone()], 1.0, rows, x.slice(), sum);
                     bias[i] += dz[places].iter().sum::<f32>();
                 });
                 sums.copy_to(w_enc, d_in);
-                SCRATCH.set(scratch);
             });
     })?;
     Ok(sums)
@@ -90,10 +83,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Calls `f(latent's place in the group, rows, values, places among the group's entries, its sum)`.
+    /// Calls `f(latent's place in the group, rows, values, places among the group's entries, its sum)`; the next rows of `of_rows` are on
+    /// their way meanwhile.
     fn each(
         &self,
         latents: &[u32],
+        of_rows: &Aligned,
         sums: &mut Aligned,
         at: &mut Vec<usize>,
         mut f: impl FnMut(usize, &[u32], &[f32], Range<usize>, &mut [f32]),
@@ -104,8 +99,11 @@ impl Walk<'_> {
         for end in (self.segment..self.n + self.segment).step_by(self.segment) {
             let mut first = 0;
             for (i, ((&j, at), sum)) in latents.iter().zip(&mut *at).zip(sums.slice_mut().chunks_exact_mut(width)).enumerate() {
+                if i < self.segment {
+                    of_rows.prefetch(end + i);
+                }
                 let (rows, values) = self.term.columns.column(j as usize);
-                let of_segment = *at..*at + rows[*at..].partition_point(|&r| (r as usize) < end);
+                let of_segment = *at..*at + below(&rows[*at..], end);
                 *at = of_segment.end;
                 let places = first + of_segment.start..first + of_segment.end;
                 first += rows.len();

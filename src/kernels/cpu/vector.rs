@@ -76,7 +76,9 @@ mod wide {
         for (c, y) in of_b.iter().enumerate() {
             let y = load(y);
             for i in 0..N {
-                acc[i] = _mm512_add_ps(acc[i], _mm512_mul_ps(load(&of_a[i][c]), y));
+                // SAFETY: each of `of_a` was cut to the length of `of_b`. Checks would take a quarter of the loop.
+                let x = load(unsafe { of_a[i].get_unchecked(c) });
+                acc[i] = _mm512_add_ps(acc[i], _mm512_mul_ps(x, y));
             }
         }
         let mut of = [[0f32; LANES]; N];
@@ -152,6 +154,19 @@ mod wide {
             y[at..].iter_mut().zip(row).for_each(|(y, x)| *y += a * scale * x);
         }
     }
+}
+
+/// Asks for `row` to be in the second-level cache soon.
+#[inline(always)]
+pub fn prefetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(LANES) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
+        // SAFETY: it is part of every x86-64, and a hint alone.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// Squared Euclidean norm.
