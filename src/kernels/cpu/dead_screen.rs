@@ -80,8 +80,8 @@ fn lower_body(rows: &RowTerms, latent: &LatentTerms, pre: &[f32; BLOCK], low: &m
 #[inline(always)]
 fn reach_body(rows: &RowTerms, latent: &LatentTerms, low: &[f32; BLOCK]) -> u64 {
     let mut mask = 0;
-    for q in 0..BLOCK {
-        mask |= u64::from(low[q] + 2.0 * error(rows, latent, q) >= rows.threshold[q]) << q;
+    for (q, low) in low.iter().enumerate() {
+        mask |= u64::from(low + 2.0 * error(rows, latent, q) >= rows.threshold[q]) << q;
     }
     mask
 }
