@@ -117,7 +117,7 @@ mod tests {
     fn rows_begin_on_lines_and_end_in_zeros() {
         let m: Vec<f32> = (0..15).map(|v| v as f32).collect();
         let rows = Aligned::gather(&m, 5, &[2, 0]);
-        assert!(rows.slice().as_ptr() as usize % 64 == 0);
+        assert!((rows.slice().as_ptr() as usize).is_multiple_of(64));
         assert_eq!(rows.slice()[..6], [10.0, 11.0, 12.0, 13.0, 14.0, 0.0]);
         assert_eq!(rows.slice()[rows.width()..rows.width() + 5], [0.0, 1.0, 2.0, 3.0, 4.0]);
         let mut again = Aligned::zeros(9, 40);
