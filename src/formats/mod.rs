@@ -14,6 +14,7 @@
 
 mod fit;
 mod foreign;
+mod saelens;
 mod sparsify;
 pub mod tensors;
 
@@ -38,7 +39,10 @@ pub struct ReadOptions {
 /// What a writer may be told.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
-pub struct WriteOptions {}
+pub struct WriteOptions {
+    /// Share of rows on which each latent fires, `[d_sae]`, where it was measured: some dialects keep it.
+    pub density: Option<Vec<f64>>,
+}
 
 /// What a writer left.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,7 +94,7 @@ pub trait Format: Sync {
 }
 
 /// Every dialect.
-pub const ALL: &[&dyn Format] = &[&sparsify::Sparsify];
+pub const ALL: &[&dyn Format] = &[&saelens::SaeLens, &sparsify::Sparsify];
 
 /// The dialect of that name.
 ///
