@@ -15,6 +15,8 @@
 
 mod fit;
 mod foreign;
+mod gemma_scope_2;
+mod llamascopium;
 mod proof;
 mod saelens;
 mod sparsify;
@@ -97,7 +99,7 @@ pub trait Format: Sync {
 }
 
 /// Every dialect.
-pub const ALL: &[&dyn Format] = &[&saelens::SaeLens, &sparsify::Sparsify];
+pub const ALL: &[&dyn Format] = &[&saelens::SaeLens, &sparsify::Sparsify, &llamascopium::Llamascopium, &gemma_scope_2::GemmaScope2];
 
 /// The dialect of that name.
 ///

@@ -17,6 +17,8 @@ mod config;
 mod read;
 mod write;
 
+pub(super) use read::with_thresholds;
+
 use std::path::{Path, PathBuf};
 
 use super::foreign::Foreign;
