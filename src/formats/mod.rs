@@ -13,6 +13,7 @@
 //!
 //! Not for: fetching files from a hub (`hub`).
 
+pub mod card;
 mod fit;
 mod foreign;
 mod gemma_scope_2;
@@ -20,7 +21,9 @@ mod llamascopium;
 mod proof;
 mod saelens;
 mod sparsify;
+mod state_dict;
 pub mod tensors;
+pub mod vectors;
 
 use std::path::{Path, PathBuf};
 
@@ -99,7 +102,8 @@ pub trait Format: Sync {
 }
 
 /// Every dialect.
-pub const ALL: &[&dyn Format] = &[&saelens::SaeLens, &sparsify::Sparsify, &llamascopium::Llamascopium, &gemma_scope_2::GemmaScope2];
+pub const ALL: &[&dyn Format] =
+    &[&saelens::SaeLens, &sparsify::Sparsify, &llamascopium::Llamascopium, &gemma_scope_2::GemmaScope2, &state_dict::StateDict];
 
 /// The dialect of that name.
 ///
