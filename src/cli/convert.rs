@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use lapidary::artefact;
 use lapidary::dictionary::InputTransform;
+use lapidary::formats::delphi::{write_delphi, DelphiConfig, DelphiReport};
 use lapidary::formats::tensors::Tensors;
 use lapidary::formats::vectors::{write_vectors, Pick, VectorFormat};
 use lapidary::formats::{self, Exported, Foreign, Format, ReadOptions, WriteOptions};
@@ -16,6 +17,8 @@ use serde::Serialize;
 use super::output::Output;
 use super::settings::count;
 
+/// Codes of token sequences, not a dictionary.
+const DELPHI: &str = "delphi";
 /// Rows that an export is proved on, where shards have more.
 const PROOF_ROWS: u64 = 16_384;
 /// Rows made where there are no shards.
@@ -237,22 +240,31 @@ impl Proof {
     }
 }
 
-/// Up to `most` held-out rows of the column that a dictionary reads, in blocks, and what they are.
-pub fn held_out_rows(d: &Dictionary, dir: &Path, most: u64) -> Result<(Vec<Tensor>, &'static str)> {
-    let shards = Shards::open(dir)?;
+/// The column that a dictionary reads, the split to look at, and what that is.
+fn column_of(d: &Dictionary, shards: &Shards) -> Result<(String, Split, &'static str)> {
     let own = d.provenance.hook.as_str();
     let known = shards.columns().any(|c| c.name == own);
-    let column = shards.column(known.then_some(own))?.name.clone();
+    let column = shards.column(known.then_some(own))?;
+    if column.width != d.d_in() {
+        let help = format!("this dictionary reads `{own}`: name shards of it");
+        return Err(Error::Width { what: format!("column `{}` of the shards", column.name), expected: d.d_in(), got: column.width, help });
+    }
     let (split, what) = match shards.rows(Some(Split::HeldOut)) {
         0 => (Split::Train, "training rows, for none are held out"),
         _ => (Split::HeldOut, "held-out rows"),
     };
+    Ok((column.name.clone(), split, what))
+}
+
+/// Up to `most` held-out rows of the column that a dictionary reads, in blocks, and what they are.
+pub fn held_out_rows(d: &Dictionary, dir: &Path, most: u64) -> Result<(Vec<Tensor>, &'static str)> {
+    let shards = Shards::open(dir)?;
+    let (column, split, what) = column_of(d, &shards)?;
     let (mut blocks, mut left) = (Vec::new(), most as usize);
     for batch in shards.scan(&column, Some(split))? {
         let batch = batch?;
         let n = batch.n.min(left);
-        let width = batch.x.len() / batch.n.max(1);
-        blocks.push(Tensor::from_slice(&batch.x[..n * width], (n, width), &Device::Cpu)?);
+        blocks.push(Tensor::from_slice(&batch.x[..n * d.d_in()], (n, d.d_in()), &Device::Cpu)?);
         left -= n;
         if left == 0 {
             break;
@@ -272,6 +284,7 @@ pub fn held_out_rows(d: &Dictionary, dir: &Path, most: u64) -> Result<(Vec<Tenso
   lapidary export --dictionary runs/k32 --format saelens --card --out repository
   lapidary export --dictionary runs/k32 --format gguf --latents 12,40=-1 --scale 8 --out steering
   lapidary export --dictionary runs/k32 --format parquet --out table
+  lapidary export --dictionary runs/k32 --format delphi --shards shards --rows 1_000_000 --context 128 --out results/k32
 Dialects, and what each can hold: docs/formats.md. parquet, csv and gguf (a llama.cpp control vector) hold atoms, not a dictionary.")]
 pub struct ExportArgs {
     /// Folder of the dictionary.
@@ -304,6 +317,12 @@ pub struct ExportArgs {
     /// parquet, csv, gguf: a factor of all of them.
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
     pub scale: Option<f64>,
+    /// delphi: tokens per sequence.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub context: usize,
+    /// delphi: the token that stands for those whose rows were masked.
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub fill_token: u32,
     #[command(flatten)]
     pub proof: Proof,
     /// Folder to write.
@@ -330,6 +349,8 @@ pub enum Wrote {
     Dictionary(Box<Report>),
     /// Atoms.
     Vectors(Vectors),
+    /// Codes of token sequences.
+    Delphi(DelphiReport),
 }
 
 impl fmt::Display for Wrote {
@@ -339,6 +360,10 @@ impl fmt::Display for Wrote {
             Self::Vectors(v) => {
                 write!(f, "{}", v.path.display())?;
                 v.notes.iter().try_for_each(|note| write!(f, "\nnote: {note}"))
+            }
+            Self::Delphi(r) => {
+                writeln!(f, "{} sequences, {} codes of {} rows; {} tokens filled in", r.sequences, r.codes, r.rows, r.filled)?;
+                write!(f, "{}", r.path.display())
             }
         }
     }
@@ -378,10 +403,10 @@ fn write(d: &Dictionary, format: &'static dyn Format, out: &Path, overwrite: boo
 }
 
 /// Exports; the second value says whether the export is the same dictionary (it is returned after the report is printed).
-pub fn export(args: &ExportArgs) -> Result<(Wrote, Result<()>)> {
+pub fn export(args: &ExportArgs, output: &Output) -> Result<(Wrote, Result<()>)> {
     let vectors = VectorFormat::by_id(&args.format);
-    let format = vectors.is_none().then(|| formats::by_id(&args.format)).transpose().map_err(|e| match e {
-        Error::Request { problem, help } => Error::request(problem, format!("{help}; or of atoms: parquet, csv, gguf")),
+    let format = (vectors.is_none() && args.format != DELPHI).then(|| formats::by_id(&args.format)).transpose().map_err(|e| match e {
+        Error::Request { problem, help } => Error::request(problem, format!("{help}; or, of atoms: parquet, csv, gguf; of codes: delphi")),
         other => other,
     })?;
     let mut d = Dictionary::load(&args.dictionary)?;
@@ -403,6 +428,9 @@ pub fn export(args: &ExportArgs) -> Result<(Wrote, Result<()>)> {
     if args.fold_norms {
         d = d.with_unit_atoms()?;
     }
+    if args.format == DELPHI {
+        return Ok((Wrote::Delphi(delphi(args, &d, output)?), Ok(())));
+    }
     let (Some(format), None) = (format, vectors) else {
         return Ok((Wrote::Vectors(atoms(args, &d, vectors)?), Ok(())));
     };
@@ -416,6 +444,17 @@ pub fn export(args: &ExportArgs) -> Result<(Wrote, Result<()>)> {
         formats::card::write_card(&d, &report.exported, &args.out, &folder)?;
     }
     Ok((Wrote::Dictionary(Box::new(report)), met))
+}
+
+fn delphi(args: &ExportArgs, d: &Dictionary, output: &Output) -> Result<DelphiReport> {
+    let Some(dir) = &args.proof.shards else {
+        return Err(Error::request("a delphi cache holds codes of rows", "name them: --shards DIR, and how many with --rows"));
+    };
+    let shards = Shards::open(dir)?;
+    let (column, split, _) = column_of(d, &shards)?;
+    fresh(&args.out, args.overwrite)?;
+    let config = DelphiConfig { context: args.context, rows: args.proof.rows, fill_token: args.fill_token };
+    write_delphi(d, &shards, &column, Some(split), &args.out, &config, output)
 }
 
 fn atoms(args: &ExportArgs, d: &Dictionary, format: Option<VectorFormat>) -> Result<Vectors> {

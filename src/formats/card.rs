@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::names::module_of;
 use super::proof::Exported;
 use crate::artefact;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
 
 /// Where a dictionary lies in a repository: sparsify names folders after modules, everyone else after hook points.
 ///
@@ -17,11 +17,8 @@ use crate::hook::{HookPoint, Site};
 /// A dictionary without a hook point; a name that would leave the folder.
 pub fn folder_of(d: &Dictionary, format: &str) -> Result<PathBuf> {
     let hook = d.provenance.hook.as_str();
-    let name = match (format, hook.parse::<HookPoint>()) {
-        ("sparsify", Ok(HookPoint { layer, site: Site::ResidPost })) => format!("layers.{layer}"),
-        ("sparsify", Ok(HookPoint { layer, site: Site::MlpOut })) => format!("layers.{layer}.mlp"),
-        _ => hook.to_string(),
-    };
+    let module = if format == "sparsify" { module_of(hook) } else { None };
+    let name = module.unwrap_or_else(|| hook.to_string());
     let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
     if !plain {
         return Err(Error::request(format!("`{name}` can be no folder of a repository"), "name the hook point that it reads with --hook"));

@@ -14,10 +14,12 @@
 //! Not for: fetching files from a hub (`hub`).
 
 pub mod card;
+pub mod delphi;
 mod fit;
 mod foreign;
 mod gemma_scope_2;
 mod llamascopium;
+mod names;
 mod proof;
 mod saelens;
 mod sparsify;
