@@ -61,9 +61,13 @@ impl Reading {
         let (mut foreign, id) = if self.from.join("dictionary.json").is_file() && format.is_none() {
             (Foreign { dictionary: Dictionary::load(&self.from)?, notes: Vec::new() }, "lapidary")
         } else {
-            let at = super::hub::dictionary(&self.from, output)?;
+            let (at, origin) = super::hub::dictionary(&self.from, output)?;
             let found = formats::find_one(&at, format)?;
-            (found.format.read(&found.path, &options)?, found.format.id())
+            let mut foreign = found.format.read(&found.path, &options)?;
+            if let Some(origin) = origin {
+                foreign.dictionary.provenance.notes["imported"]["from"] = origin;
+            }
+            (foreign, found.format.id())
         };
         let d = &mut foreign.dictionary;
         name(d, self.hook.as_deref(), self.host.as_deref());

@@ -4,6 +4,7 @@
 mod bad_input;
 mod claims;
 mod cli;
+mod convert;
 mod corpus;
 mod fable;
 mod formats;
