@@ -2,6 +2,7 @@
 
 mod cast;
 mod faults;
+mod layouts;
 
 use super::engine::{Buffer, Engine};
 use super::simulator::Simulator;
