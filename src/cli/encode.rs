@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
 use lapidary::encode::{encode, EncodeReport, VectorEncoder};
 use lapidary::harvest::scan_vectors;
 use lapidary::{Activation, Dictionary, Error, Progress, Result};
@@ -53,9 +54,9 @@ pub struct Args {
 }
 
 /// Encodes.
-pub fn run(args: &Args, output: &Output) -> Result<EncodeReport> {
+pub fn run(args: &Args, device: &Device, output: &Output) -> Result<EncodeReport> {
     match (&args.from, &args.shards) {
-        (Some(from), _) => vectors(args, from, output),
+        (Some(from), _) => vectors(args, from, device, output),
         (None, Some(shards)) => {
             let reading = Reading {
                 dictionary: args.dictionary.clone(),
@@ -64,19 +65,20 @@ pub fn run(args: &Args, output: &Output) -> Result<EncodeReport> {
                 activation: args.activation.clone(),
                 settings: args.settings.clone(),
             };
-            let (dictionary, shards, column) = reading.open()?;
+            let (dictionary, shards, column) = reading.open(device)?;
             encode(&dictionary, &shards, &column, args.split.split(), &args.out, args.overwrite, output)
         }
         (None, None) => Err(Error::request("there is nothing to encode", "pass --shards DIR or --from FILE")),
     }
 }
 
-fn vectors(args: &Args, from: &std::path::Path, output: &Output) -> Result<EncodeReport> {
+fn vectors(args: &Args, from: &std::path::Path, device: &Device, output: &Output) -> Result<EncodeReport> {
     args.settings.layers()?.resolve()?;
     let mut dictionary = Dictionary::load(&args.dictionary)?;
     if let Some(activation) = &args.activation {
         dictionary = dictionary.with_activation(activation.clone())?;
     }
+    let dictionary = dictionary.on(device)?;
     let mut encoder: Option<VectorEncoder<'_>> = None;
     let mut trouble = None;
     let mut step = |block: lapidary::harvest::VectorBlock<'_>| -> Result<()> {

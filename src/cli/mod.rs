@@ -20,7 +20,7 @@ mod train;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lapidary::Result;
+use lapidary::{Error, Result};
 
 use output::Output;
 
@@ -94,12 +94,25 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli, output: &Output) -> Result<()> {
     let device = lapidary::kernels::device(&cli.common.device)?;
+    let on_cpu = match &cli.verb {
+        Verb::Ingest(_) => Some("ingest"),
+        Verb::Plot(_) => Some("plot"),
+        Verb::Export(_) => Some("export"),
+        Verb::Import(_) => Some("import"),
+        Verb::Convert(_) => Some("convert"),
+        Verb::Bench(_) => Some("bench"),
+        Verb::Config(_) => Some("config"),
+        _ => None,
+    };
+    if let (Some(verb), false) = (on_cpu, device.is_cpu()) {
+        return Err(Error::request(format!("`{verb}` works on the CPU alone"), "leave --device out"));
+    }
     match &cli.verb {
         Verb::Demo(args) => output.report(&demo::run(args, &device, output)?),
         Verb::Harvest(args) => output.report(&harvest::run(args, &device, output)?),
         Verb::Ingest(args) => output.report(&ingest::run(args, output)?),
         Verb::Train(args) => output.report(&train::run(args, &device, output)?),
-        Verb::Encode(args) => output.report(&encode::run(args, output)?),
+        Verb::Encode(args) => output.report(&encode::run(args, &device, output)?),
         Verb::Score(args) => {
             let (report, requirements) = score::run(args, &device, output)?;
             output.report(&report)?;

@@ -154,6 +154,7 @@ impl Dictionary {
             skip,
             provenance: header.provenance,
             prepared: OnceLock::new(),
+            elsewhere: None,
         };
         dictionary.check()?;
         let found = (dictionary.d_in(), dictionary.d_out(), dictionary.d_sae());

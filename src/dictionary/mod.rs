@@ -99,6 +99,8 @@ pub struct Dictionary {
     pub provenance: Provenance,
     /// What a pursuit needs, with the atoms and the rule it was made of.
     prepared: OnceLock<(TensorId, Activation, Arc<Prepared>)>,
+    /// The same on a GPU, where it encodes and decodes ([`Dictionary::on`]).
+    elsewhere: Option<Arc<Dictionary>>,
 }
 
 impl Dictionary {
@@ -120,9 +122,39 @@ impl Dictionary {
             skip: None,
             provenance,
             prepared: OnceLock::new(),
+            elsewhere: None,
         };
         dictionary.check()?;
         Ok(dictionary)
+    }
+
+    /// Encodes and decodes on `device` from now on; its own tensors stay where they are, for whoever looks at them.
+    ///
+    /// # Errors
+    /// No memory there.
+    pub fn on(mut self, device: &Device) -> Result<Self> {
+        self.elsewhere = None;
+        if matches!(device, Device::Cpu) {
+            return Ok(self);
+        }
+        let moved = |t: &Tensor| t.to_device(device);
+        let c = &self.coder;
+        let there = Self {
+            coder: Coder { w_enc: moved(&c.w_enc)?, b_enc: moved(&c.b_enc)?, w_dec: moved(&c.w_dec)?, b_dec: moved(&c.b_dec)? },
+            selection_scale: self.selection_scale.as_ref().map(moved).transpose()?,
+            thresholds: self.thresholds.as_ref().map(moved).transpose()?,
+            magnitude: self.magnitude.as_ref().map(|(a, b)| -> Result<_> { Ok((moved(a)?, moved(b)?)) }).transpose()?,
+            input_transform: self
+                .input_transform
+                .as_ref()
+                .map(|t| -> Result<_> { Ok(InputTransform { shift: moved(&t.shift)?, scale: t.scale }) })
+                .transpose()?,
+            skip: self.skip.as_ref().map(moved).transpose()?,
+            prepared: OnceLock::new(),
+            ..self.clone()
+        };
+        self.elsewhere = Some(Arc::new(there));
+        Ok(self)
     }
 
     /// Do all shapes agree?
@@ -203,7 +235,10 @@ impl Dictionary {
         self.activation = activation;
         self.prepared = OnceLock::new();
         self.check()?;
-        Ok(self)
+        match self.elsewhere.take() {
+            Some(there) => self.on(there.device()),
+            None => Ok(self),
+        }
     }
 
     /// After weights were replaced that a pursuit had prepared for.
@@ -271,6 +306,9 @@ impl Dictionary {
     /// # Errors
     /// Another width.
     pub fn encode(&self, x: &Tensor) -> Result<Codes> {
+        if let Some(there) = &self.elsewhere {
+            return there.encode(&x.to_device(there.device())?);
+        }
         let u = self.transformed(x)?;
         let u = match self.row_norm {
             None => u,
@@ -290,6 +328,10 @@ impl Dictionary {
     /// # Errors
     /// Codes of another dictionary; a skip path or a norm per row without `x`.
     pub fn decode(&self, codes: &Codes, x: Option<&Tensor>) -> Result<Tensor> {
+        if let Some(there) = &self.elsewhere {
+            let moved = x.map(|x| x.to_device(there.device())).transpose()?;
+            return Ok(there.decode(codes, moved.as_ref())?.to_device(x.map_or(&Device::Cpu, Tensor::device))?);
+        }
         let mut y = kernels::decode_codes(codes, &self.coder.w_dec, Some(&self.coder.b_dec))?;
         if let Some(skip) = &self.skip {
             let x = x.ok_or_else(|| Error::request("a dictionary with a skip path decodes from codes and input", "pass the input too"))?;
@@ -337,10 +379,14 @@ impl Dictionary {
             thresholds: self.thresholds.as_ref().map(first).transpose()?,
             magnitude: self.magnitude.as_ref().map(|(a, b)| -> Result<_> { Ok((first(a)?, first(b)?)) }).transpose()?,
             prepared: OnceLock::new(),
+            elsewhere: None,
             ..self.clone()
         };
         prefix.check()?;
-        Ok(prefix)
+        match &self.elsewhere {
+            Some(there) => prefix.on(there.device()),
+            None => Ok(prefix),
+        }
     }
 
     /// Widths below `d_sae` whose first latents were trained to be a dictionary of their own ([`Dictionary::prefix`]), narrowest first.
