@@ -273,8 +273,7 @@ KERNEL __launch_bounds__(384, 1)
 }
 REGISTER(encode_hopper)
 
-// The same in clusters of two blocks: the grid's x is rounded up to even. Not in the simulator, where a block is alone.
-#ifdef __CUDACC__
+// The same in clusters of two blocks: the grid's x is rounded up to even.
 #if HOPPER
 #define IN_PAIRS __cluster_dims__(2, 1, 1)
 #else
@@ -288,4 +287,4 @@ KERNEL IN_PAIRS __launch_bounds__(384, 1)
     hopper_encode<2>(bytes, &x_map, &w_map, bias, n, m, d, k, relu != 0, bounds, entries, counts, cap);
 #endif
 }
-#endif
+REGISTER_CLUSTER(encode_hopper_pair, 2)

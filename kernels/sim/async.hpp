@@ -20,8 +20,10 @@ static const u32 STATICS = 0x80000;
 
 static inline u32 shared_offset(const void* at) {
     const unsigned char* byte = static_cast<const unsigned char*>(at);
-    if (machine.shared && byte >= machine.shared && byte <= machine.shared + machine.shared_bytes) {
-        return static_cast<u32>(byte - machine.shared);
+    for (Block& block : machine.running) {
+        if (block.shared && byte >= block.shared && byte <= block.shared + block.shared_bytes) {
+            return static_cast<u32>(byte - block.shared);
+        }
     }
 #if defined(__ELF__)
     if (byte >= __start_lapidary_shared && byte < __stop_lapidary_shared) {
@@ -29,6 +31,15 @@ static inline u32 shared_offset(const void* at) {
     }
 #endif
     die("an address that is not in shared memory is used as one");
+}
+
+// The same place in another block of the cluster.
+static inline unsigned char* mapped(const void* at, u32 rank) {
+    u32 offset = shared_offset(at);
+    if (rank >= machine.running.size() || offset >= STATICS) {
+        die(text("shared byte %u of block %u of a cluster of %zu: only dynamic shared memory can be reached so", offset, rank, machine.running.size()));
+    }
+    return machine.running[rank].shared + offset;
 }
 
 static inline bool at_once() { return machine.schedule == 1 || (machine.schedule > 1 && (machine.random.next() & 1u)); }
@@ -125,8 +136,9 @@ static inline void mbarrier_advance(Mbarrier& barrier) {
     }
     barrier.phase ^= 1;
     barrier.pending = barrier.arrivals;
-    for (Fibre* fibre : machine.fibres) {
-        if (fibre->rank < machine.threads && fibre->state == State::Waiting && fibre->frame == barrier.at) {
+    for (u32 i : machine.order) {
+        Fibre* fibre = machine.fibres[i];
+        if (fibre->state == State::Waiting && fibre->frame == barrier.at) {
             wake(fibre);
         }
     }
@@ -146,6 +158,8 @@ static inline void mbarrier_arrive(u64* at) {
     mbarrier_arrive_with(at, 0, "mbarrier.arrive");
     maybe_leave();
 }
+
+static inline void mbarrier_arrive_at(u64* at, u32 rank) { mbarrier_arrive(reinterpret_cast<u64*>(mapped(at, rank))); }
 
 static inline void mbarrier_expect(u64* at, u32 bytes) { mbarrier_arrive_with(at, bytes, "mbarrier.arrive.expect_tx"); }
 
@@ -196,6 +210,13 @@ static inline void tma_load(void* to, const TensorMap* map, u64* barrier, i32 co
         loads.push_back(load);
     }
     maybe_leave();
+}
+
+// To the same place in all blocks of the cluster, on the barrier at the same place in each.
+static inline void tma_load_all(void* to, const TensorMap* map, u64* barrier, i32 column, i32 row) {
+    for (u32 rank = 0; rank < machine.running.size(); rank++) {
+        tma_load(mapped(to, rank), map, reinterpret_cast<u64*>(mapped(barrier, rank)), column, row);
+    }
 }
 
 // One copy that is under way arrives, in whatever order; false if there is none.

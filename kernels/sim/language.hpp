@@ -8,7 +8,9 @@
 
 #define KERNEL __attribute__((noinline)) static void
 // Finds the kernel by name, with the types of its parameters (launch.hpp).
-#define REGISTER(name) static ::sim::Registered<&name> sim_registered_##name(#name);
+#define REGISTER(name) static ::sim::Registered<&name> sim_registered_##name(#name, 1);
+// In clusters of so many blocks in a row, as its __cluster_dims__ say.
+#define REGISTER_CLUSTER(name, blocks) static ::sim::Registered<&name> sim_registered_##name(#name, blocks);
 #define SHARED_DYN(T, name) T* name = ::sim::dynamic_shared<T>()
 #define UNROLL
 #define RESTRICT __restrict__
@@ -31,7 +33,7 @@
 #endif
 
 #define threadIdx (::sim::self->thread)
-#define blockIdx (::sim::machine.block)
+#define blockIdx (::sim::self->block->index)
 #define blockDim (::sim::machine.block_size)
 #define gridDim (::sim::machine.blocks)
 #define warpSize 32
@@ -39,10 +41,10 @@
 namespace sim {
 template <class T>
 static inline T* dynamic_shared() {
-    if (!machine.shared) {
+    if (!self->block->shared) {
         die("the kernel uses dynamic shared memory, and the launch gave it none");
     }
-    return reinterpret_cast<T*>(machine.shared);
+    return reinterpret_cast<T*>(self->block->shared);
 }
 }  // namespace sim
 

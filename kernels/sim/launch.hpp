@@ -41,7 +41,7 @@ static T argument(const void* at) {
 struct Kernel {
     const char* name;
     const char* letters;
-    u32 n_args;
+    u32 n_args, cluster;
     void (*call)(void* const*);
     Kernel* next;
 };
@@ -64,9 +64,9 @@ struct Caller<F> {
 template <auto F>
 struct Registered {
     Kernel kernel;
-    explicit Registered(const char* name) {
+    Registered(const char* name, u32 cluster) {
         typedef Caller<F> C;
-        kernel = Kernel{name, C::letters, sizeof C::letters - 1, C::call, kernels};
+        kernel = Kernel{name, C::letters, sizeof C::letters - 1, cluster, C::call, kernels};
         kernels = &kernel;
     }
 };
@@ -133,7 +133,7 @@ static void shuffle_order() {
         m.random.shuffle(m.order);
         return;
     }
-    u32 warps = static_cast<u32>(m.warps.size()), flip = m.random.below(2) ? 31u : 0u, n = 0;
+    u32 threads = static_cast<u32>(m.order.size()), warps = (threads + 31) / 32, flip = m.random.below(2) ? 31u : 0u, n = 0;
     static std::vector<u32> first;
     first.resize(warps);
     for (u32 w = 0; w < warps; w++) {
@@ -143,30 +143,44 @@ static void shuffle_order() {
     for (u32 w = 0; w < warps; w++) {
         for (u32 lane = 0; lane < 32; lane++) {
             u32 rank = first[w] * 32 + (lane ^ flip);
-            if (rank < m.threads) {
+            if (rank < threads) {
                 m.order[n++] = rank;
             }
         }
     }
 }
 
-static void run_block() {
-    Machine& m = machine;
-    m.live = m.threads;
-    m.spun = 0;
-    u32 n_warps = (m.threads + 31) / 32;
-    m.warps.assign(n_warps, Warp());
-    if (m.threads % 32) {
-        m.warps.back().gone = ~0u << m.threads % 32;
+// Exactly as long as asked for, so that the sanitizer sees overruns. It begins at a multiple of 1024.
+static void own_shared(Block& block, u32 bytes) {
+    void* at = nullptr;
+    if (bytes > 0 && posix_memalign(&at, 1024, bytes) != 0) {
+        fprintf(stderr, "simulator: no memory for a block\n");
+        abort();
     }
-    m.groups.assign((m.threads + 127) / 128, Barrier());
-    for (Barrier& barrier : m.barriers) {
+    if (at) {
+        memset(at, POISON, bytes);
+    }
+    block.shared = static_cast<unsigned char*>(at);
+    block.shared_bytes = bytes;
+}
+
+static void prepare(Block& block, u32 rank, uint3 index) {
+    Machine& m = machine;
+    block.index = index;
+    block.fibres = m.fibres.data() + rank * m.threads;
+    block.live = m.threads;
+    block.warps.assign((m.threads + 31) / 32, Warp());
+    if (m.threads % 32) {
+        block.warps.back().gone = ~0u << m.threads % 32;
+    }
+    block.groups.assign((m.threads + 127) / 128, Barrier());
+    for (Barrier& barrier : block.barriers) {
         barrier = Barrier();
     }
-    m.order.resize(m.threads);
+    own_shared(block, m.shared_bytes);
     for (u32 i = 0; i < m.threads; i++) {
-        m.order[i] = m.schedule == 1 ? m.threads - 1 - i : i;
-        Fibre& f = *m.fibres[i];
+        Fibre& f = *block.fibres[i];
+        f.block = &block;
         f.state = State::Ready;
         f.rank = i;
         f.lane = i & 31u;
@@ -174,6 +188,19 @@ static void run_block() {
         f.thread = uint3{i % m.block_size.x, i / m.block_size.x % m.block_size.y, i / (m.block_size.x * m.block_size.y)};
         f.start();
         f.context.begin(first_step);
+    }
+}
+
+// The blocks of `running`, to their end or to a failure.
+static void run_together() {
+    Machine& m = machine;
+    u32 n_fibres = m.threads * static_cast<u32>(m.running.size());
+    m.live = n_fibres;
+    m.spun = 0;
+    m.cluster_barrier = Barrier();
+    m.order.resize(n_fibres);
+    for (u32 i = 0; i < n_fibres; i++) {
+        m.order[i] = m.schedule == 1 ? n_fibres - 1 - i : i;
     }
     while (m.live > 0) {
         u32 ran = 0;
@@ -184,7 +211,7 @@ static void run_block() {
             behind = m.random.below(4) == 0 ? m.random.next() : 0;
             async_chance();
         }
-        for (u32 i = 0; i < m.threads && !m.failed; i++) {
+        for (u32 i = 0; i < n_fibres && !m.failed; i++) {
             Fibre* fibre = m.fibres[m.order[i]];
             if (fibre->state == State::Ready && !(behind >> (fibre->warp & 31u) & 1u)) {
                 ran++;
@@ -207,34 +234,14 @@ static void run_block() {
             return;
         }
     }
-    if (async_left() && !m.failed) {
+    if (async_left()) {
         fail("all threads returned, and copies to shared memory are still under way");
     }
 }
 
-// Exactly as long as asked for, so that the sanitizer sees overruns. It begins at a multiple of 1024.
-struct DynamicShared {
-    void* at = nullptr;
-    explicit DynamicShared(u32 bytes) {
-        if (bytes > 0 && posix_memalign(&at, 1024, bytes) != 0) {
-            at = nullptr;
-        }
-        machine.shared = static_cast<unsigned char*>(at);
-        machine.shared_bytes = bytes;
-        if (at) {
-            memset(at, POISON, bytes);
-        }
-    }
-    ~DynamicShared() {
-        free(at);
-        machine.shared = nullptr;
-        machine.shared_bytes = 0;
-    }
-};
-
-static void run_blocks() {
+static void run_blocks(u32 cluster) {
     Machine& m = machine;
-    u64 count = static_cast<u64>(m.blocks.x) * m.blocks.y * m.blocks.z;
+    u64 count = static_cast<u64>(m.blocks.x) * m.blocks.y * m.blocks.z / cluster;
     std::vector<u32> order(count);
     for (u64 i = 0; i < count; i++) {
         order[i] = static_cast<u32>(m.schedule == 1 ? count - 1 - i : i);
@@ -242,13 +249,20 @@ static void run_blocks() {
     if (m.schedule > 1) {
         m.random.shuffle(order);
     }
+    m.running.assign(cluster, Block());
     for (u64 i = 0; i < count && !m.failed; i++) {
-        u32 at = order[i];
-        m.block = uint3{at % m.blocks.x, at / m.blocks.x % m.blocks.y, at / m.blocks.x / m.blocks.y};
         poison_statics();
-        DynamicShared shared(m.shared_bytes_wanted);
-        run_block();
+        for (u32 rank = 0; rank < cluster; rank++) {
+            u64 at = static_cast<u64>(order[i]) * cluster + rank;
+            u32 x = static_cast<u32>(at % m.blocks.x), y = static_cast<u32>(at / m.blocks.x % m.blocks.y);
+            prepare(m.running[rank], rank, uint3{x, y, static_cast<u32>(at / m.blocks.x / m.blocks.y)});
+        }
+        run_together();
         async_clear();
+        for (Block& block : m.running) {
+            free(block.shared);
+            block.shared = nullptr;
+        }
     }
 }
 
@@ -256,6 +270,9 @@ static void run_blocks() {
 static void clean_stacks() {
 #if SIM_ASAN
     for (Fibre* fibre : machine.fibres) {
+        if (!fibre->context.stack) {
+            continue;
+        }
         __asan_unpoison_memory_region(fibre->context.stack, STACK_BYTES);
     }
 #endif
@@ -293,6 +310,10 @@ static int launch(const char* name, dim3 blocks, dim3 size, u32 shared, void* co
                           blocks.y, blocks.z, size.x, size.y, size.z, shared);
         return 1;
     }
+    if (blocks.x % kernel->cluster != 0) {
+        last_error = text("kernel `%s` runs in clusters of %u blocks, and %u are no multiple", name, kernel->cluster, blocks.x);
+        return 1;
+    }
 #if SIM_ASAN
     __asan_set_error_report_callback(heard);
 #endif
@@ -304,19 +325,18 @@ static int launch(const char* name, dim3 blocks, dim3 size, u32 shared, void* co
     m.blocks = blocks;
     m.block_size = size;
     m.threads = static_cast<u32>(threads);
-    m.shared_bytes_wanted = shared;
+    m.shared_bytes = shared;
     m.schedule = schedule;
     m.random = Random{schedule * 0x2545f4914f6cdd1dull + 1};
     m.failed = false;
     m.error.clear();
-    while (m.fibres.size() < threads) {
+    while (m.fibres.size() < threads * kernel->cluster) {
         m.fibres.push_back(new Fibre());
     }
-    run_blocks();
+    run_blocks(kernel->cluster);
     if (m.failed) {
         clean_stacks();
     }
-    async_clear();
     last_error = m.error;
     return m.failed ? 1 : 0;
 }

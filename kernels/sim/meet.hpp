@@ -11,7 +11,7 @@ static inline std::string lane_name(u32 lane) { return text("thread %u (lane %u)
 // `finish` sees the fibres by lane, absent ones null.
 static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (*finish)(Fibre** lanes)) {
     Fibre& me = *self;
-    Warp& warp = machine.warps[me.warp];
+    Warp& warp = me.block->warps[me.warp];
     std::vector<Meeting>& meetings = warp.meetings;
     auto call = [&]() { return text("%s(mask %08x)", what, mask) + at(site); };
     if (!(mask >> me.lane & 1u)) {
@@ -29,8 +29,8 @@ static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (
         meetings.push_back(Meeting{mask, 0, what, site});
     }
     Meeting& meeting = meetings[i];
-    bool same_line = !(meeting.site != site) || strcmp(what, "__syncwarp") == 0;
-    if (strcmp(meeting.what, what) != 0 || !same_line) {
+    bool same_what = meeting.what == what || strcmp(meeting.what, what) == 0;
+    if (!same_what || (meeting.site != site && strcmp(what, "__syncwarp") != 0)) {
         die("divergent collective: " + lane_name(me.lane) + " is in " + call() + ", others with the same mask in " + meeting.what + at(meeting.site));
     }
     meeting.arrived |= 1u << me.lane;
@@ -44,7 +44,7 @@ static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (
     meetings.pop_back();
     Fibre* lanes[32];
     for (u32 lane = 0; lane < 32; lane++) {
-        lanes[lane] = mask >> lane & 1u ? machine.fibres[me.warp * 32 + lane] : nullptr;
+        lanes[lane] = mask >> lane & 1u ? me.block->fibres[me.warp * 32 + lane] : nullptr;
     }
     if (finish) {
         finish(lanes);
@@ -74,7 +74,7 @@ static void release(Barrier& barrier) {
 // All threads of the block that have not returned.
 static void meet_block(const char* what, Site site, void* frame, Finish finish) {
     Fibre& me = *self;
-    Barrier& barrier = machine.barriers[0];
+    Barrier& barrier = me.block->barriers[0];
     if (!barrier.waiting.empty() && (barrier.waiting[0]->site != site || strcmp(barrier.waiting[0]->what, what) != 0)) {
         Fibre& first = *barrier.waiting[0];
         die(text("divergent barrier: thread %u is in %s", me.rank, what) + at(site) + text(", thread %u in %s", first.rank, first.what) + at(first.site));
@@ -84,10 +84,21 @@ static void meet_block(const char* what, Site site, void* frame, Finish finish) 
     me.frame = frame;
     barrier.finish = finish;
     barrier.waiting.push_back(&me);
-    if (++barrier.arrived == machine.live) {
+    if (++barrier.arrived == me.block->live) {
         release(barrier);
     } else {
         park(what, site, 0);
+    }
+}
+
+// All threads of the cluster that have not returned.
+static inline void cluster_sync(Site site = here()) {
+    Barrier& barrier = machine.cluster_barrier;
+    barrier.waiting.push_back(self);
+    if (++barrier.arrived == machine.live) {
+        release(barrier);
+    } else {
+        park("cluster_sync", site, 0);
     }
 }
 
@@ -98,7 +109,7 @@ static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site
     if (id == 0 || id >= BARRIERS || count == 0 || count % 32 != 0 || count > machine.threads) {
         die(call() + ": barriers are 1 to 15, counts multiples of 32 within the block");
     }
-    Barrier& barrier = machine.barriers[id];
+    Barrier& barrier = me.block->barriers[id];
     if (barrier.arrived > 0 && barrier.expected != count) {
         die(call() + text(": others came to it for %u threads", barrier.expected));
     }
@@ -120,7 +131,7 @@ static inline void barrier_arrive(u32 id, u32 count, Site site = here()) { meet_
 // A thread has returned: barriers count without it, and no collective may be waiting for it.
 static void depart() {
     Fibre& me = *self;
-    Warp& warp = machine.warps[me.warp];
+    Warp& warp = me.block->warps[me.warp];
     for (const Meeting& meeting : warp.meetings) {
         if (meeting.mask >> me.lane & 1u) {
             die(lane_name(me.lane) + text(" returned, and others wait for it in %s(mask %08x)", meeting.what, meeting.mask) + at(meeting.site));
@@ -128,9 +139,13 @@ static void depart() {
     }
     warp.gone |= 1u << me.lane;
     machine.live--;
-    Barrier& barrier = machine.barriers[0];
-    if (barrier.arrived > 0 && barrier.arrived == machine.live) {
+    me.block->live--;
+    Barrier& barrier = me.block->barriers[0];
+    if (barrier.arrived > 0 && barrier.arrived == me.block->live) {
         release(barrier);
+    }
+    if (machine.cluster_barrier.arrived > 0 && machine.cluster_barrier.arrived == machine.live) {
+        release(machine.cluster_barrier);
     }
 }
 

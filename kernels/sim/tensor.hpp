@@ -94,7 +94,7 @@ static void meet_warpgroup(const char* what, Finish finish) {
     if (first + 128 > machine.threads) {
         die(text("%s: thread %u is in no whole warpgroup", what, me.rank));
     }
-    Barrier& barrier = machine.groups[first / 128];
+    Barrier& barrier = me.block->groups[first / 128];
     if (!barrier.waiting.empty() && strcmp(barrier.waiting[0]->what, what) != 0) {
         die(text("divergent warpgroup: thread %u is in %s, thread %u in %s", me.rank, what, barrier.waiting[0]->rank, barrier.waiting[0]->what));
     }
@@ -106,7 +106,7 @@ static void meet_warpgroup(const char* what, Finish finish) {
     }
     Fibre* members[128];
     for (u32 i = 0; i < 128; i++) {
-        members[i] = machine.fibres[first + i];
+        members[i] = me.block->fibres[first + i];
     }
     finish(members, 128);
     for (Fibre* member : barrier.waiting) {
@@ -127,11 +127,11 @@ static void gather(u64 descriptor, u32 rows, float (*to)[16]) {
         for (u32 k = 0; k < 16; k++) {
             u32 at = start + r / 8 * step + r % 8 * 128 + 2 * k;
             at ^= (at >> 7 & 7u) << 4;
-            if (at + 2 > machine.shared_bytes) {
-                die(text("wgmma: an operand reaches to byte %u of %u of dynamic shared memory", at + 2, machine.shared_bytes));
+            if (at + 2 > self->block->shared_bytes) {
+                die(text("wgmma: an operand reaches to byte %u of %u of dynamic shared memory", at + 2, self->block->shared_bytes));
             }
             u16 bits;
-            memcpy(&bits, machine.shared + at, 2);
+            memcpy(&bits, self->block->shared + at, 2);
             to[r][k] = bf16_value(bits);
         }
     }
