@@ -2,7 +2,7 @@
 # What the compiler made of the kernels: registers and spills of each, per architecture, and whether the hot ones use the instructions that
 # they are written for. Needs nvcc and cuobjdump (on PATH, or NVCC and CUOBJDUMP), no GPU. Exits 1 if
 #  * a kernel spills or keeps arrays in local memory (but those in $may_spill);
-#  * ptxas says that products of a warpgroup wait for each other (C7510 .. C7515), or that it ignored a setmaxnreg (C7508);
+#  * ptxas says that products of a warpgroup wait for each other (C7510 .. C7519), or that it ignored a setmaxnreg (C7508);
 #  * HGMMA 64x256x16, UTMALDG, LDGSTS, LDSM or HMMA are missing where they belong.
 # Usage: kernels/check_sass.sh [ARCH ..], default 80 86 89 90a.
 set -u
@@ -55,7 +55,7 @@ for arch in "${archs[@]}"; do
         case "$may_spill" in *" $name "*) continue ;; esac
         [ "$stack" = 0 ] && [ "$stores" = 0 ] && [ "$loads" = 0 ] || complain "sm_$arch: $name spills, or has an array in local memory"
     done <"$out/$arch.table"
-    if grep -E 'C75(08|1[0-5])' "$out/$arch.log"; then
+    if grep -E 'C75(08|1[0-9])' "$out/$arch.log"; then
         complain "sm_$arch: see above"
     fi
     for kernel in encode_ampere encode_ampere_small; do

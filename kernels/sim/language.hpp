@@ -6,7 +6,7 @@
 
 #include "meet.hpp"
 
-#define KERNEL static void
+#define KERNEL __attribute__((noinline)) static void
 // Finds the kernel by name, with the types of its parameters (launch.hpp).
 #define REGISTER(name) static ::sim::Registered<&name> sim_registered_##name(#name);
 #define SHARED_DYN(T, name) T* name = ::sim::dynamic_shared<T>()
@@ -21,7 +21,7 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 #define __grid_constant__
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define __constant__
 // One block at a time: a static is its own. Side by side in a section, so that each block finds them poisoned.
 #if defined(__ELF__)

@@ -76,17 +76,28 @@ static std::string findings;
 static u32 n_findings = 0;
 
 #if SIM_ASAN
-// Of a long report, the line that sums it up.
-static void found(const char* report) {
+static void found(const std::string& what) {
     if (n_findings++ == 0) {
-        const char* summary = strstr(report, "SUMMARY: ");
-        const char* line = summary ? summary + 9 : report;
-        findings.assign(line, strcspn(line, "\n"));
+        findings = what;
+        if (self) {
+            findings += text(" (thread %u", self->rank) + (self->site.line ? ", which last met others" + at(self->site) + ")" : std::string(")"));
+        }
     }
     if (n_findings > 1000) {
         fprintf(stderr, "simulator: the sanitizer found 1000 things in `%s`; giving up\n", machine.kernel);
         abort();
     }
+}
+
+// The report itself goes to stderr. Lines are known to it unless the linker has stripped them: cargo lets it.
+static void heard(const char*) {
+    char place[256] = "";
+    __sanitizer_symbolize_pc(__asan_get_report_pc(), "%f %S", place, sizeof place);
+    if (char* unknown = strstr(place, " <null>")) {
+        *unknown = 0;
+    }
+    found(text("%s, %s of %zu bytes in %s", __asan_get_report_description(), __asan_get_report_access_type() ? "write" : "read",
+               __asan_get_report_access_size(), place));
 }
 #endif
 
@@ -283,7 +294,7 @@ static int launch(const char* name, dim3 blocks, dim3 size, u32 shared, void* co
         return 1;
     }
 #if SIM_ASAN
-    __asan_set_error_report_callback(found);
+    __asan_set_error_report_callback(heard);
 #endif
     findings.clear();
     n_findings = 0;
@@ -338,17 +349,16 @@ extern "C" const char* lapidary_sim_kernel(size_t n) {
 }
 
 #if SIM_ASAN
-// Findings become errors of the launch, so a test names the kernel; leaks are other people's (the test harness, abandoned fibres).
-extern "C" const char* __asan_default_options() {
-    return "detect_leaks=0:halt_on_error=0:suppress_equal_pcs=0:detect_stack_use_after_return=0";
-}
+// Findings become errors of the launch, so a test names the kernel; leaks are other people's (the test harness, abandoned fibres). The two
+// sanitizers share flags, and the second to begin sets them again.
+extern "C" const char* __asan_default_options() { return "detect_leaks=0:halt_on_error=0:suppress_equal_pcs=0:print_summary=1:print_legend=0"; }
+extern "C" const char* __ubsan_default_options() { return __asan_default_options(); }
 extern "C" void __ubsan_get_current_report_data(const char**, const char**, const char**, unsigned*, unsigned*, char**);
 extern "C" void __ubsan_on_report(void) {
     const char *kind = "", *message = "", *file = "";
     unsigned line = 0, column = 0;
     char* address = nullptr;
     __ubsan_get_current_report_data(&kind, &message, &file, &line, &column, &address);
-    sim::found(sim::text("%s: %s at %s:%u", kind, message, file ? file : "?", line).c_str());
+    sim::found(sim::text("%s: %s at %s:%u", kind, message, file ? file : "?", line));
 }
-extern "C" const char* __ubsan_default_options() { return "print_stacktrace=0:halt_on_error=0"; }
 #endif

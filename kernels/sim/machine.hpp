@@ -96,7 +96,7 @@ struct Fibre {
     State state = State::Done;
     uint3 thread = {0, 0, 0};
     u32 rank = 0, lane = 0, warp = 0;
-    // While it waits: what for, where, and what it brought.
+    // While it waits, and after: what for, where, and what it brought.
     const char* what = "";
     Site site = {"", 0};
     u32 mask = 0;
@@ -113,6 +113,7 @@ struct Fibre {
         products.clear();
         calls = copy_groups = product_groups = 0;
         fenced = false;
+        site = {"", 0};
     }
 };
 

@@ -34,6 +34,7 @@ static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (
         die("divergent collective: " + lane_name(me.lane) + " is in " + call() + ", others with the same mask in " + meeting.what + at(meeting.site));
     }
     meeting.arrived |= 1u << me.lane;
+    me.site = site;
     me.frame = frame;
     if (meeting.arrived != mask) {
         park(what, site, mask);

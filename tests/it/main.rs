@@ -4,8 +4,10 @@
 mod bad_input;
 mod claims;
 mod cli;
+mod convert;
 mod corpus;
 mod fable;
+mod formats;
 mod harvest;
 mod hosts;
 #[cfg(feature = "hub")]

@@ -1,5 +1,7 @@
 //! Adam's state and rule (Kingma & Ba, arXiv 1412.6980).
 
+use candle_core::Tensor;
+
 use super::dispatch::dispatched;
 use super::vector::sq_norm;
 use crate::error::Result;
@@ -46,6 +48,12 @@ impl Moments {
             })
         };
         Ok(Self { first: zeros()?, second: zeros()? })
+    }
+
+    /// First and second moment of `w_enc`, `b_enc`, `w_dec` and `b_dec`.
+    pub fn pairs(&self) -> [[&Tensor; 2]; 4] {
+        let (m, v) = (&self.first, &self.second);
+        [[&m.w_enc, &v.w_enc], [&m.b_enc, &v.b_enc], [&m.w_dec, &v.w_dec], [&m.b_dec, &v.b_dec]]
     }
 }
 

@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_void, CStr, CString};
 
 use candle_core::{CpuStorage, Storage, Tensor};
 
-use super::engine::{Arg, Buffer, Engine, Grid, Operands};
+use super::engine::{Arg, Buffer, Engine, Grid, Operands, TileMap};
 use crate::error::{Error, Result};
 
 extern "C" {
@@ -126,6 +126,13 @@ impl Engine for Simulator {
         Ok(())
     }
 
+    fn copy(&self, from: u64, to: &Buffer, bytes: usize) -> Result<()> {
+        assert!(bytes <= to.bytes, "{bytes} bytes for a buffer of {}", to.bytes);
+        // SAFETY: the caller vouches for `from`; checked to fit.
+        unsafe { (to.address as *mut u8).copy_from_nonoverlapping(from as *const u8, bytes) };
+        Ok(())
+    }
+
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
         Self::check(kernel, args)?;
         let args: Vec<*const c_void> = args
@@ -180,8 +187,19 @@ impl Engine for Simulator {
         Ok(base + (start * size) as u64)
     }
 
+    fn map(&self, tile: &TileMap) -> Result<[u64; 16]> {
+        let mut words = [0; 16];
+        let [columns, rows] = tile.box_.map(u64::from);
+        words[..6].copy_from_slice(&[tile.address, tile.columns, tile.rows, tile.stride, columns, rows]);
+        Ok(words)
+    }
+
     fn capability(&self) -> u32 {
         0
+    }
+
+    fn multiprocessors(&self) -> usize {
+        4
     }
 }
 
@@ -201,5 +219,55 @@ fn tf32(v: f32) -> f32 {
         f32::from_bits((v.to_bits() + 0x1000) & !0x1fff)
     } else {
         v
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn products_read_operands_as_stated() {
+        let engine = Simulator::default();
+        let (n, m, d, ldc) = (3, 2, 5, 4);
+        let a = Tensor::arange(0f32, (n * d) as f32, &Device::Cpu).unwrap().affine(0.3371, -1.0).unwrap().reshape((n, d)).unwrap();
+        let b = Tensor::arange(0f32, (m * d) as f32, &Device::Cpu).unwrap().affine(-0.1113, 0.7).unwrap().reshape((m, d)).unwrap();
+        let exact = a.matmul(&b.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        for (operands, dtype, error) in
+            [(Operands::F32, DType::F32, 1e-6), (Operands::Tf32, DType::F32, 1e-2), (Operands::Bf16, DType::BF16, 1e-1)]
+        {
+            let (a, b) = (a.to_dtype(dtype).unwrap(), b.to_dtype(dtype).unwrap());
+            let c = engine.alloc(n * ldc * 4).unwrap();
+            engine.zero(&c).unwrap();
+            engine.product(operands, engine.address(&a).unwrap(), engine.address(&b).unwrap(), n, m, d, c.address, ldc).unwrap();
+            let mut bytes = vec![1; n * ldc * 4];
+            engine.download(&c, &mut bytes).unwrap();
+            let got: Vec<f32> = bytes.chunks(4).map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]])).collect();
+            let mut worst = 0f32;
+            for (i, row) in got.chunks(ldc).enumerate() {
+                assert_eq!(row[m..], [0.0; 2], "what lies beyond the columns is left alone");
+                worst = row.iter().zip(&exact[i]).fold(worst, |worst, (x, y)| worst.max((x - y).abs()));
+            }
+            assert!(worst <= error && (worst > 0.0 || operands == Operands::F32), "{operands:?}: {worst}");
+        }
+        assert_eq!(engine.capability(), 0);
+    }
+
+    #[test]
+    fn addresses_begin_where_the_tensor_does() {
+        let all = Tensor::arange(0u32, 12, &Device::Cpu).unwrap().reshape((4, 3)).unwrap();
+        let engine = Simulator::default();
+        let part = all.narrow(0, 2, 2).unwrap();
+        assert_eq!(engine.address(&part).unwrap() - engine.address(&all).unwrap(), 24);
+        assert!(engine.address(&all.t().unwrap()).is_err(), "not contiguous");
+    }
+
+    #[test]
+    fn tf32_has_ten_bits() {
+        assert_eq!(tf32(1.0 + 2f32.powi(-11)), 1.0 + 2f32.powi(-10));
+        assert_eq!(tf32(1.0 + 2f32.powi(-12)), 1.0);
+        assert!(tf32(f32::NAN).is_nan());
     }
 }

@@ -3,7 +3,9 @@
 mod cast;
 mod columns;
 mod decode;
+mod encode;
 mod faults;
+mod layouts;
 mod reduce;
 mod trial;
 mod update;
