@@ -210,7 +210,8 @@ impl Dictionary {
             ));
         }
         if let (Some(ev), Some(flip)) = (ev, ev_flipped) {
-            if 1.0 - flip < 0.9 * (1.0 - ev) {
+            // Of two that are both hopeless, the better one says nothing.
+            if flip > 0.0 && 1.0 - flip < 0.9 * (1.0 - ev) {
                 let (now, then) = if self.centred { ("subtracts", "does not") } else { ("does not subtract", "does") };
                 lint.warnings.push(format!(
                     "explained variance is {ev:.4} with an encoder that {now} b_dec, and {flip:.4} with one that {then}: was it imported with \
