@@ -1,0 +1,3 @@
+//! Foreign dictionaries.
+
+pub mod container;
