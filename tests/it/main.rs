@@ -6,6 +6,7 @@ mod claims;
 mod cli;
 mod corpus;
 mod fable;
+mod formats;
 mod harvest;
 mod hosts;
 #[cfg(feature = "hub")]
