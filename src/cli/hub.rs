@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lapidary::corpus::{Corpus, CorpusConfig, Kind, Tokenizer};
 use lapidary::host::{self, HostModel, LoadOptions, Origin};
-use lapidary::hub::{is_commit, DatasetSpec, Hub, HubOptions, ModelSpec};
+use lapidary::hub::{is_commit, DatasetSpec, FolderSpec, Hub, HubOptions, ModelSpec};
 use lapidary::{Error, Progress, Result};
 use serde_json::Value;
 
@@ -73,6 +73,15 @@ impl Model {
             _ => Tokenizer::load(Path::new(&self.name)).map(Some),
         }
     }
+}
+
+/// A path of this machine, or a folder of a repository of the hub, whose weights are fetched now.
+pub fn dictionary(at: &Path, output: &Output) -> Result<PathBuf> {
+    if at.exists() {
+        return Ok(at.to_path_buf());
+    }
+    let spec = FolderSpec::parse(&at.to_string_lossy())?;
+    open(output)?.weights_folder(&spec)
 }
 
 /// A name that is no folder and that the hub does not know may have been meant as either.

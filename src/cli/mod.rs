@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod convert;
 mod demo;
 mod encode;
 mod harvest;
@@ -61,6 +62,9 @@ enum Verb {
     Encode(encode::Args),
     Score(score::Args),
     Plot(plot::Args),
+    Export(convert::ExportArgs),
+    Import(convert::ImportArgs),
+    Convert(convert::ConvertArgs),
     Bench(bench::Args),
     Inspect(inspect::Args),
     Config(config::Args),
@@ -102,6 +106,17 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             requirements
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
+        Verb::Export(args) => {
+            let (report, equal) = convert::export(args)?;
+            output.report(&report)?;
+            equal
+        }
+        Verb::Import(args) => output.report(&convert::import(args, output)?),
+        Verb::Convert(args) => {
+            let (report, equal) = convert::convert(args, output)?;
+            output.report(&report)?;
+            equal
+        }
         Verb::Bench(args) => bench::run(args, output),
         Verb::Inspect(args) => output.report(&inspect::run(args, &device, output)?),
         Verb::Config(args) => output.report(&config::run(args)?),

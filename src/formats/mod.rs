@@ -4,6 +4,7 @@
 //! ```text
 //! path -> find (which dialects see a dictionary here?) -> Format::read -> Foreign { dictionary, notes }
 //! Dictionary -> fit (what the dialect cannot hold is refused, what can be folded away exactly is) -> Format::write -> folder
+//!            -> Format::read -> compare: both encode the same rows
 //! ```
 //!
 //! Rules of reading: the function never changes (norms, input transforms, skip paths, selection scales are kept); a tensor, an
@@ -21,6 +22,7 @@ mod gemma_scope;
 mod goodfire;
 mod openai;
 mod overcomplete;
+mod proof;
 mod saelens;
 mod sparsify;
 pub mod tensors;
@@ -32,6 +34,7 @@ use crate::error::{Error, Result};
 
 pub use fit::{fit, Holds};
 pub use foreign::{Foreign, Source};
+pub use proof::{compare, export, made_rows, Comparison, Exported, TOLERANCE};
 
 /// What a file does not say and a reader may need. What the file says wins: contradicting it is an error.
 #[derive(Debug, Clone, Default, PartialEq)]
