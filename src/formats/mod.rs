@@ -19,7 +19,9 @@ mod dictionary_learning;
 mod fit;
 mod foreign;
 mod gemma_scope;
+mod gemma_scope_2;
 mod goodfire;
+mod llamascopium;
 mod openai;
 mod overcomplete;
 mod proof;
@@ -110,6 +112,8 @@ pub const ALL: &[&dyn Format] = &[
     &dictionary_learning::DictionaryLearning,
     &openai::OpenAi,
     &gemma_scope::GemmaScope,
+    &gemma_scope_2::GemmaScope2,
+    &llamascopium::Llamascopium,
     &overcomplete::Overcomplete,
     &goodfire::Goodfire,
 ];

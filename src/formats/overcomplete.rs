@@ -2,11 +2,14 @@
 //! beside it (`sae.json`, our convention) or the options of the reader say it.
 //!
 //! ```text
-//! D = normalised atoms * exp(multiplier), [F, d];   h = x W^T + b;   y = z D                        there is no decoder bias
+//! D = normalised atoms * exp(multiplier), [F, d];   h = x W^T + b;   y = z D
 //! SAE       z = relu(h)                             TopKSAE   z = the k largest relu(h)
 //! JumpSAE   z = relu(h) where >= exp(thresholds)    BatchTopKSAE (eval)   z = relu(h) where >= running_threshold, which is not saved
 //! MpSAE     r = x; k times: i = argmax r D^T, v = r D[i], z_i += v, r -= v D[i]
 //! ```
+//!
+//! There is no decoder bias: their users centre rows themselves. A dictionary with a `b_dec` is written for rows minus it, and `sae.json`
+//! has it as `input_shift`, to be subtracted from rows and added to reconstructions.
 //!
 //! Read too: relaxed archetypal dictionaries (`D = W C + Relax`), encoders tied to the dictionary, a batch norm behind the encoder (as it is
 //! in evaluation). Not: encoders of several layers, layer norms, QSAE, OMPSAE (its non-negative least squares is not our refit).
@@ -25,7 +28,7 @@ use super::foreign::{own_config, Foreign, Source};
 use super::saelens::with_thresholds;
 use super::tensors::{read_json, typed, write_json, Tensors};
 use super::{Format, ReadOptions, WriteOptions, Written};
-use crate::dictionary::{Activation, Dictionary, Provenance};
+use crate::dictionary::{Activation, Dictionary, InputTransform, Provenance};
 use crate::error::{Error, Result};
 use crate::kernels::{Coder, Pick};
 
@@ -81,6 +84,9 @@ struct Beside {
     running_threshold: Option<f32>,
     #[serde(default)]
     dictionary_params: DictionaryParams,
+    /// Subtracted from rows first, added to reconstructions last.
+    #[serde(default)]
+    input_shift: Option<Vec<f32>>,
     #[serde(default)]
     hook: String,
     #[serde(default)]
@@ -201,7 +207,13 @@ impl Format for Overcomplete {
                 (dictionary, rule)
             }
         };
-        let dictionary = dictionary.with_activation(activation)?;
+        let mut dictionary = dictionary.with_activation(activation)?;
+        if let Some(shift) = beside.input_shift {
+            if let Some(bad) = shift.iter().find(|v| !v.is_finite()) {
+                return Err(Error::request(format!("an input_shift of {bad}"), "it must be finite"));
+            }
+            dictionary.input_transform = Some(InputTransform { shift: Tensor::from_vec(shift, d_in, device)?, scale: 1.0 });
+        }
         let source = Source { format: ID, files: read, config, hook: beside.hook, host: beside.host, ..Default::default() };
         Foreign::new(dictionary, source, notes)
     }
@@ -324,18 +336,18 @@ fn encoder(t: &mut Tensors, atoms: &Tensor, notes: &mut Vec<String>) -> Result<O
 fn write(dictionary: &Dictionary, out: &Path, title: &str) -> Result<Written> {
     let refuse = |what: &str, instead: &str| Err(Error::Unsupported { by: title.into(), what: what.into(), instead: instead.into() });
     let mut notes = Vec::new();
-    let d = fit(dictionary, title, Holds { centred: Some(false), pursuit: true, ..Default::default() }, &mut notes)?;
-    if d.coder.b_dec.to_vec1::<f32>()?.iter().any(|&b| b != 0.0) {
-        return refuse(
-            "a decoder's bias",
-            "export to saelens or dictionary-learning, or subtract b_dec from the rows and train without it",
-        );
-    }
+    let d = fit(dictionary, title, Holds { pursuit: true, ..Default::default() }, &mut notes)?;
+    let biased = d.coder.b_dec.to_vec1::<f32>()?.iter().any(|&b| b != 0.0);
+    let d = if biased { d.with_centred(true)? } else { d };
     let unit = d.atom_norms()?.iter().all(|n| (n - 1.0).abs() < 1e-6);
     let mut config = json!({
         "library": "overcomplete", "version": "0.3.0", "class": "SAE", "input_shape": d.d_in(), "nb_concepts": d.d_sae(),
         "encoder_module": "linear", "dictionary_params": { "normalization": if unit { "l2" } else { "identity" } },
     });
+    if biased {
+        config["input_shift"] = json!(d.coder.b_dec.to_vec1::<f32>()?);
+        notes.push("overcomplete has no decoder bias: subtract `input_shift` of sae.json from rows, and add it to reconstructions".into());
+    }
     if !unit {
         notes.push("its atoms are not of unit norm: construct it with dictionary_params={\"normalization\": \"identity\"}".into());
     }

@@ -1,7 +1,7 @@
 //! Named arrays out of a container (safetensors here; `.pt` and `.npz` fill the same type), taken one by one: what nobody took is an error.
 //! And JSON beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -269,11 +269,19 @@ pub fn safetensors_names(path: &Path) -> Option<Vec<String>> {
 /// # Errors
 /// I/O errors, tensors that cannot be read.
 pub fn write_safetensors(dir: &Path, name: &str, tensors: &[(&str, Tensor)]) -> Result<()> {
+    write_safetensors_with(dir, name, tensors, None)
+}
+
+/// [`write_safetensors`] with `__metadata__`.
+///
+/// # Errors
+/// As there.
+pub fn write_safetensors_with(dir: &Path, name: &str, tensors: &[(&str, Tensor)], metadata: Option<HashMap<String, String>>) -> Result<()> {
     let tensors: Vec<(&str, Tensor)> = tensors
         .iter()
         .map(|(name, t)| Ok((*name, t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?)))
         .collect::<Result<_>>()?;
-    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (*n, t)), None)
+    let bytes = safetensors::serialize(tensors.iter().map(|(n, t)| (*n, t)), metadata)
         .map_err(|e| Error::format("dictionary", dir.join(name), e.to_string(), "report this: fresh tensors must serialise"))?;
     artefact::write(dir, name, &bytes)
 }

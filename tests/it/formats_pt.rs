@@ -157,21 +157,32 @@ fn pursuit(steps: usize, selection: Pick) -> Activation {
 }
 
 #[test]
-fn overcomplete_has_no_decoder_bias() {
+fn overcomplete_reads_rows_minus_the_decoder_bias() {
     let dialect = formats::by_id("overcomplete").unwrap();
-    let out = tempfile::tempdir().unwrap();
-    let biased = dictionary(Activation::Relu, true, true);
-    assert!(dialect.write(&biased, out.path(), &WriteOptions::default()).unwrap_err().to_string().contains("decoder's bias"));
     let threshold = Activation::Threshold { threshold: 0.4 };
     for activation in [Activation::Relu, Activation::TopK { k: 4 }, threshold, Activation::JumpRelu, pursuit(4, Pick::Max)] {
-        for unit_atoms in [true, false] {
-            let mut d = dictionary(activation.clone(), true, unit_atoms);
-            d.coder.b_dec = Tensor::zeros(D, DType::F32, &Device::Cpu).unwrap();
-            there_and_back(&d, "overcomplete");
+        for (centred, unit_atoms) in [(true, true), (true, false), (false, true)] {
+            let back = there_and_back(&dictionary(activation.clone(), centred, unit_atoms), "overcomplete");
+            assert!(back.input_transform.is_some());
         }
+        let mut d = dictionary(activation, true, true);
+        d.coder.b_dec = Tensor::zeros(D, DType::F32, &Device::Cpu).unwrap();
+        assert!(there_and_back(&d, "overcomplete").input_transform.is_none());
     }
-    let mut d = dictionary(pursuit(4, Pick::NonNeg), true, true);
-    d.coder.b_dec = Tensor::zeros(D, DType::F32, &Device::Cpu).unwrap();
+    // The state dict alone is the function of rows minus b_dec.
+    let d = dictionary(Activation::TopK { k: 4 }, true, true);
+    let out = tempfile::tempdir().unwrap();
+    dialect.write(&d, out.path(), &WriteOptions::default()).unwrap();
+    std::fs::remove_file(out.path().join("sae.json")).unwrap();
+    let mut options = ReadOptions::default();
+    options.k = Some(4);
+    let alone = dialect.read(&out.path().join("sae.pt"), &options).unwrap().dictionary;
+    let x = rows();
+    let shifted = x.broadcast_sub(&d.coder.b_dec).unwrap();
+    let (a, b) = (d.encode(&x).unwrap().to_dense().unwrap(), alone.encode(&shifted).unwrap().to_dense().unwrap());
+    assert!((a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+    // A pursuit by another rule than theirs.
+    let d = dictionary(pursuit(4, Pick::NonNeg), true, true);
     assert!(dialect.write(&d, out.path(), &WriteOptions::default()).unwrap_err().to_string().contains("NonNeg"));
 }
 
