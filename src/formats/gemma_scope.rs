@@ -58,14 +58,10 @@ impl Format for GemmaScope {
         let (dictionary, activation) = with_thresholds(dictionary, &thresholds)?;
         let dictionary = dictionary.with_activation(activation)?;
         let (hook, host) = named(at);
-        let mut notes = Vec::new();
-        if hook.is_empty() {
-            notes.push("the hook point is not in the file, and its folders do not tell it".into());
-        }
         let folder = at.parent().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
         let source =
             Source { format: ID, files: vec![at.to_path_buf()], config: json!({ "folder": folder }), hook, host, ..Default::default() };
-        Foreign::new(dictionary, source, notes)
+        Foreign::new(dictionary, source, Vec::new())
     }
 
     fn write(&self, dictionary: &Dictionary, out: &Path, _: &WriteOptions) -> Result<Written> {
