@@ -47,8 +47,8 @@ impl Format for OpenAi {
     }
 
     fn find(&self, at: &Path) -> Vec<PathBuf> {
-        // A `.pt` file that is named and cannot be read is claimed here, so that reading it says why.
-        let unreadable = |path: &Path| path == at && pt_names(path).is_none();
+        // A `.pt` file that is named, belongs to nobody else and cannot be read is claimed here, so that reading it says why.
+        let unreadable = |path: &Path| path == at && !at.with_file_name("config.json").exists() && pt_names(path).is_none();
         let mine = |path: &PathBuf| unreadable(path) || pt_names(path).is_some_and(|names| is_ours(&names));
         files(at, EXTENSIONS).into_iter().filter(mine).collect()
     }

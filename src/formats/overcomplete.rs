@@ -136,10 +136,11 @@ impl Format for Overcomplete {
             return unsupported(format!("the quantised codes (QSAE) of {}", at.display()), "only continuous codes have a counterpart here");
         }
         let mut notes = Vec::new();
+        let tied = untie(&mut t)?;
         let atoms = atoms(&mut t, beside.dictionary_params.normalization, &mut notes)?;
         let (d_sae, d_in) = atoms.dims2()?;
         let device = &Device::Cpu;
-        let encoder = encoder(&mut t, &atoms, &mut notes)?;
+        let encoder = encoder(&mut t, &atoms, tied, &mut notes)?;
         let thresholds = if t.has("thresholds") { Some(t.vector("thresholds")?.to_vec1::<f32>()?) } else { None };
         t.finish()?;
 
@@ -274,17 +275,29 @@ fn atoms(t: &mut Tensors, normalization: Option<Normalization>, notes: &mut Vec<
     Ok(Tensor::from_vec(values, (rows, d), &Device::Cpu)?)
 }
 
+/// An encoder tied to the dictionary has the dictionary's tensors again under its own name: takes them, if they are there.
+fn untie(t: &mut Tensors) -> Result<bool> {
+    let mut tied = false;
+    for name in ["_weights", "multiplier", "W", "C", "Relax"] {
+        let Some(again) = t.take(&format!("encoder.tied_to.{name}")) else { continue };
+        tied = true;
+        let own = format!("dictionary.{name}");
+        let Some(first) = t.take(&own) else {
+            return Err(t.damaged(format!("its encoder is tied to a `{name}` that the dictionary lacks")));
+        };
+        if first != again {
+            return Err(t.damaged(format!("its encoder is tied to another `{name}` than the dictionary's")));
+        }
+        t.insert(own, first)?;
+    }
+    Ok(tied)
+}
+
 /// The encoder's weights `[F, d]` and bias `[F]`; `None` where there is none (pursuits).
-fn encoder(t: &mut Tensors, atoms: &Tensor, notes: &mut Vec<String>) -> Result<Option<(Tensor, Tensor)>> {
+fn encoder(t: &mut Tensors, atoms: &Tensor, tied: bool, notes: &mut Vec<String>) -> Result<Option<(Tensor, Tensor)>> {
     let (d_sae, _) = atoms.dims2()?;
     let zeros = || Tensor::zeros(d_sae, DType::F32, &Device::Cpu);
-    if let Some(tied) = ["encoder.tied_to._weights", "encoder.tied_to.W"].into_iter().find(|n| t.has(n)) {
-        // The dictionary again, as the encoder's part. Its own tensors were taken; these must be the same, which their shapes show here
-        // and PyTorch guarantees: it is one object.
-        for name in ["multiplier", "C", "Relax"] {
-            t.take(&format!("encoder.tied_to.{name}"));
-        }
-        t.take(tied);
+    if tied {
         notes.push("the encoder is tied to the dictionary: it is written out as one of its own".into());
         let bias = if t.has("encoder.bias") { t.vector("encoder.bias")? } else { zeros()? };
         return Ok(Some((atoms.clone(), bias)));

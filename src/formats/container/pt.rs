@@ -41,6 +41,24 @@ struct View {
     strides: Vec<usize>,
 }
 
+/// Keys that a state dict may lie under.
+const INNER: [&str; 4] = ["state_dict", "model_state_dict", "model", "sae"];
+/// What lies beside it in a checkpoint and has no part in the function.
+const TRAINING: [&str; 12] = [
+    "optimizer",
+    "optimizer_state_dict",
+    "scheduler",
+    "scheduler_state_dict",
+    "lr_scheduler",
+    "lr_scheduler_state_dict",
+    "epoch",
+    "step",
+    "global_step",
+    "loss",
+    "version",
+    "rng_state",
+];
+
 /// First bytes of the pickled magic number that files before PyTorch 1.6 begin with.
 const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 
@@ -103,19 +121,24 @@ impl<'a> PtFile<'a> {
     }
 
     /// Names and values of the dict that was saved, or of the dict under one of the keys that training scripts put it under
-    /// (`state_dict`, `model_state_dict`, `model`, `sae`).
+    /// (`state_dict`, `model_state_dict`, `model`, `sae`), if nothing beside it but the state of training could mean something.
     ///
     /// # Errors
     /// When a dict with string keys was not what was saved.
     pub fn entries(&self) -> Result<Vec<(&str, &Value)>> {
-        let inner =
-            ["state_dict", "model_state_dict", "model", "sae"].iter().find_map(|key| self.value.get(key).filter(|v| v.dict().is_some()));
-        let dict = inner.unwrap_or(&self.value);
-        let entries = dict.dict().ok_or_else(|| self.bad(format!("it holds {}, no dict of tensors", dict.kind())))?;
-        entries
-            .iter()
-            .map(|(k, v)| Ok((k.text().ok_or_else(|| self.bad(format!("a key of its dict is {}, no string", k.kind())))?, v)))
-            .collect()
+        let outer = self.named(&self.value)?;
+        let inner = outer.iter().find(|(name, value)| INNER.contains(name) && value.dict().is_some());
+        let Some((inner_name, inner)) = inner else { return Ok(outer) };
+        if let Some((name, _)) = outer.iter().find(|(name, _)| name != inner_name && !TRAINING.contains(name)) {
+            return Err(self.bad(format!("beside `{inner_name}` it holds `{name}`, which may belong to the dictionary")));
+        }
+        self.named(inner)
+    }
+
+    fn named<'v>(&self, value: &'v Value) -> Result<Vec<(&'v str, &'v Value)>> {
+        let entries = value.dict().ok_or_else(|| self.bad(format!("it holds {}, no dict of tensors", value.kind())))?;
+        let name = |k: &'v Value| k.text().ok_or_else(|| self.bad(format!("a key of its dict is {}, no string", k.kind())));
+        entries.iter().map(|(k, v)| Ok((name(k)?, v))).collect()
     }
 
     /// Is `value` a tensor?

@@ -132,6 +132,10 @@ fn parameters_and_checkpoints() {
     assert!(PtFile::is_tensor(entries[0].1));
     assert_eq!(pt.array("w", entries[0].1).unwrap().shape, [6]);
     assert!(open(&file(&Value::List(vec![]), b"little", &[])).unwrap().entries().is_err());
+    // What stands beside it may mean something.
+    let state = || Value::Dict(Vec::new());
+    let bytes = file(&Value::Dict(vec![(text("state_dict"), state()), (text("k"), Value::Int(3))]), b"little", &[]);
+    assert!(open(&bytes).unwrap().entries().unwrap_err().to_string().contains("beside `state_dict` it holds `k`"));
 }
 
 #[test]
