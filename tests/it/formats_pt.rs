@@ -247,8 +247,10 @@ fn state_dicts_of_overcomplete_mean_what_they_mean_there() {
     assert!(off(&d, &plain(w, b, atoms, Activation::Threshold { threshold: 0.4 })) < 1e-5);
     // Tied encoders: PyTorch saves the dictionary a second time.
     let tied = vec![("encoder.tied_to._weights", tensor(atoms)), ("encoder.tied_to.multiplier", scalar(0.0))];
-    let d = saved([tied, atoms_as(atoms, 0.0)].concat(), &k4).unwrap();
+    let d = saved([tied.clone(), atoms_as(atoms, 0.0)].concat(), &k4).unwrap();
     assert!(off(&d, &plain(atoms, &zeros, atoms, top4.clone())) < 1e-5);
+    let e = saved([tied, atoms_as(&w.neg().unwrap(), 0.0)].concat(), &k4).unwrap_err().to_string();
+    assert!(e.contains("tied to another"), "{e}");
     // A batch norm: gain (h - mean) / sqrt(variance + 1e-5) + bias.
     let mut rng = Rng::stream(11, "norm", 0);
     let [gain, bias, mean] = [0; 3].map(|_| random(&mut rng, &[F], 0.5));
