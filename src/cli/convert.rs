@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use lapidary::artefact;
 use lapidary::dictionary::InputTransform;
-use lapidary::formats::{self, tensors::Tensors, Exported, Foreign, Format, ReadOptions, WriteOptions};
+use lapidary::formats::delphi::{write_delphi, DelphiConfig, DelphiReport};
+use lapidary::formats::tensors::Tensors;
+use lapidary::formats::vectors::{write_vectors, Pick, VectorFormat};
+use lapidary::formats::{self, Exported, Foreign, Format, ReadOptions, WriteOptions};
 use lapidary::shard::{Shards, Split};
 use lapidary::{Activation, Dictionary, Error, HookPoint, Progress, Result};
 use serde::Serialize;
@@ -14,6 +17,8 @@ use serde::Serialize;
 use super::output::Output;
 use super::settings::count;
 
+/// Codes of token sequences, not a dictionary.
+const DELPHI: &str = "delphi";
 /// Rows that an export is proved on, where shards have more.
 const PROOF_ROWS: u64 = 16_384;
 /// Rows made where there are no shards.
@@ -34,6 +39,9 @@ pub struct Reading {
     /// The hook point that it reads, where the files do not say (or say wrongly).
     #[arg(long, value_name = "POINT")]
     pub hook: Option<String>,
+    /// The host model's name, where the files do not say.
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
     /// Mean of the rows it was trained on, where its training subtracted one that its files do not hold: FILE.safetensors:TENSOR.
     #[arg(long, value_name = "FILE:TENSOR")]
     pub input_mean: Option<String>,
@@ -53,14 +61,16 @@ impl Reading {
         let (mut foreign, id) = if self.from.join("dictionary.json").is_file() && format.is_none() {
             (Foreign { dictionary: Dictionary::load(&self.from)?, notes: Vec::new() }, "lapidary")
         } else {
-            let at = super::hub::dictionary(&self.from, output)?;
+            let (at, origin) = super::hub::dictionary(&self.from, output)?;
             let found = formats::find_one(&at, format)?;
-            (found.format.read(&found.path, &options)?, found.format.id())
+            let mut foreign = found.format.read(&found.path, &options)?;
+            if let Some(origin) = origin {
+                foreign.dictionary.provenance.notes["imported"]["from"] = origin;
+            }
+            (foreign, found.format.id())
         };
         let d = &mut foreign.dictionary;
-        if let Some(hook) = &self.hook {
-            d.provenance.hook = hook.parse::<HookPoint>().map_or(hook.clone(), |p| p.to_string());
-        }
+        name(d, self.hook.as_deref(), self.host.as_deref());
         if let Some(mean) = &self.input_mean {
             if d.input_transform.is_some() {
                 return Err(Error::request("this dictionary has an input transform already", "leave out --input-mean"));
@@ -73,6 +83,19 @@ impl Reading {
             foreign.notes.push("atoms were folded to unit norm: codes are as many times larger".into());
         }
         Ok((foreign, id))
+    }
+}
+
+/// What a person says of a dictionary's origin.
+fn name(d: &mut Dictionary, hook: Option<&str>, host: Option<&str>) {
+    if let Some(hook) = hook {
+        d.provenance.hook = hook.parse::<HookPoint>().map_or(hook.to_string(), |p| p.to_string());
+    }
+    if let Some(host) = host {
+        if !d.provenance.host.is_object() {
+            d.provenance.host = serde_json::json!({});
+        }
+        d.provenance.host["name"] = host.into();
     }
 }
 
@@ -200,29 +223,10 @@ pub struct Proof {
 impl Proof {
     /// Blocks of rows, and what they are.
     fn rows(&self, d: &Dictionary) -> Result<(Vec<Tensor>, &'static str)> {
-        let Some(dir) = &self.shards else {
-            return Ok((vec![formats::made_rows(d, MADE_ROWS, self.seed)?], "rows made of its own atoms"));
-        };
-        let shards = Shards::open(dir)?;
-        let own = d.provenance.hook.as_str();
-        let known = shards.columns().any(|c| c.name == own);
-        let column = shards.column(known.then_some(own))?.name.clone();
-        let (split, what) = match shards.rows(Some(Split::HeldOut)) {
-            0 => (Split::Train, "training rows, for none are held out"),
-            _ => (Split::HeldOut, "held-out rows"),
-        };
-        let (mut blocks, mut left) = (Vec::new(), self.rows as usize);
-        for batch in shards.scan(&column, Some(split))? {
-            let batch = batch?;
-            let n = batch.n.min(left);
-            let width = batch.x.len() / batch.n.max(1);
-            blocks.push(Tensor::from_slice(&batch.x[..n * width], (n, width), &Device::Cpu)?);
-            left -= n;
-            if left == 0 {
-                break;
-            }
+        match &self.shards {
+            Some(dir) => held_out_rows(d, dir, self.rows),
+            None => Ok((vec![formats::made_rows(d, MADE_ROWS, self.seed)?], "rows made of its own atoms")),
         }
-        Ok((blocks, what))
     }
 
     /// How often each latent fires on them.
@@ -240,6 +244,39 @@ impl Proof {
     }
 }
 
+/// The column that a dictionary reads, the split to look at, and what that is.
+fn column_of(d: &Dictionary, shards: &Shards) -> Result<(String, Split, &'static str)> {
+    let own = d.provenance.hook.as_str();
+    let known = shards.columns().any(|c| c.name == own);
+    let column = shards.column(known.then_some(own))?;
+    if column.width != d.d_in() {
+        let help = format!("this dictionary reads `{own}`: name shards of it");
+        return Err(Error::Width { what: format!("column `{}` of the shards", column.name), expected: d.d_in(), got: column.width, help });
+    }
+    let (split, what) = match shards.rows(Some(Split::HeldOut)) {
+        0 => (Split::Train, "training rows, for none are held out"),
+        _ => (Split::HeldOut, "held-out rows"),
+    };
+    Ok((column.name.clone(), split, what))
+}
+
+/// Up to `most` held-out rows of the column that a dictionary reads, in blocks, and what they are.
+pub fn held_out_rows(d: &Dictionary, dir: &Path, most: u64) -> Result<(Vec<Tensor>, &'static str)> {
+    let shards = Shards::open(dir)?;
+    let (column, split, what) = column_of(d, &shards)?;
+    let (mut blocks, mut left) = (Vec::new(), most as usize);
+    for batch in shards.scan(&column, Some(split))? {
+        let batch = batch?;
+        let n = batch.n.min(left);
+        blocks.push(Tensor::from_slice(&batch.x[..n * d.d_in()], (n, d.d_in()), &Device::Cpu)?);
+        left -= n;
+        if left == 0 {
+            break;
+        }
+    }
+    Ok((blocks, what))
+}
+
 /// Write a dictionary for another tool, read it back, and compare both.
 ///
 /// Exit code 1 when they differ by more than rounding.
@@ -248,7 +285,11 @@ impl Proof {
   lapidary export --dictionary runs/k32 --format saelens --shards shards --out for-saelens
   lapidary export --dictionary runs/matryoshka --prefix 256 --format saelens --out first-256
   lapidary export --dictionary runs/k32 --format sparsify --out layers.5
-Formats: docs/formats.md.")]
+  lapidary export --dictionary runs/k32 --format saelens --card --out repository
+  lapidary export --dictionary runs/k32 --format gguf --latents 12,40=-1 --scale 8 --out steering
+  lapidary export --dictionary runs/k32 --format parquet --out table
+  lapidary export --dictionary runs/k32 --format delphi --shards shards --rows 1_000_000 --context 128 --out results/k32
+Dialects, and what each can hold: docs/formats.md. parquet, csv and gguf (a llama.cpp control vector) hold atoms, not a dictionary.")]
 pub struct ExportArgs {
     /// Folder of the dictionary.
     #[arg(long, value_name = "DIR")]
@@ -265,6 +306,27 @@ pub struct ExportArgs {
     /// Make atoms of unit norm first; codes become as much larger. Refused where other latents would fire.
     #[arg(long)]
     pub fold_norms: bool,
+    /// The hook point that it reads, where the dictionary does not say.
+    #[arg(long, value_name = "POINT")]
+    pub hook: Option<String>,
+    /// The host model's name, where the dictionary does not say.
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    /// A folder to upload: --out gets a model card (README.md), and the dictionary a folder in it named after its hook point.
+    #[arg(long)]
+    pub card: bool,
+    /// parquet, csv, gguf: these latents alone, NUMBER or NUMBER=FACTOR, by commas.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub latents: Vec<Pick>,
+    /// parquet, csv, gguf: a factor of all of them.
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    pub scale: Option<f64>,
+    /// delphi: tokens per sequence.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub context: usize,
+    /// delphi: the token that stands for those whose rows were masked.
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub fill_token: u32,
     #[command(flatten)]
     pub proof: Proof,
     /// Folder to write.
@@ -273,6 +335,42 @@ pub struct ExportArgs {
     /// Replace files in --out.
     #[arg(long)]
     pub overwrite: bool,
+}
+
+/// Atoms that were written.
+#[derive(Debug, Serialize)]
+pub struct Vectors {
+    format: &'static str,
+    path: PathBuf,
+    notes: Vec<String>,
+}
+
+/// What `export` wrote.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Wrote {
+    /// A dictionary, proved.
+    Dictionary(Box<Report>),
+    /// Atoms.
+    Vectors(Vectors),
+    /// Codes of token sequences.
+    Delphi(DelphiReport),
+}
+
+impl fmt::Display for Wrote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dictionary(report) => report.fmt(f),
+            Self::Vectors(v) => {
+                write!(f, "{}", v.path.display())?;
+                v.notes.iter().try_for_each(|note| write!(f, "\nnote: {note}"))
+            }
+            Self::Delphi(r) => {
+                writeln!(f, "{} sequences, {} codes of {} rows; {} tokens filled in", r.sequences, r.codes, r.rows, r.filled)?;
+                write!(f, "{}", r.path.display())
+            }
+        }
+    }
 }
 
 /// What was written, and the proof.
@@ -309,9 +407,14 @@ fn write(d: &Dictionary, format: &'static dyn Format, out: &Path, overwrite: boo
 }
 
 /// Exports; the second value says whether the export is the same dictionary (it is returned after the report is printed).
-pub fn export(args: &ExportArgs) -> Result<(Report, Result<()>)> {
-    let format = formats::by_id(&args.format)?;
+pub fn export(args: &ExportArgs, output: &Output) -> Result<(Wrote, Result<()>)> {
+    let vectors = VectorFormat::by_id(&args.format);
+    let format = (vectors.is_none() && args.format != DELPHI).then(|| formats::by_id(&args.format)).transpose().map_err(|e| match e {
+        Error::Request { problem, help } => Error::request(problem, format!("{help}; or, of atoms: parquet, csv, gguf; of codes: delphi")),
+        other => other,
+    })?;
     let mut d = Dictionary::load(&args.dictionary)?;
+    name(&mut d, args.hook.as_deref(), args.host.as_deref());
     if let Some(m) = args.prefix {
         let trained = d.prefixes();
         if m != d.d_sae() && !trained.contains(&m) {
@@ -329,7 +432,54 @@ pub fn export(args: &ExportArgs) -> Result<(Report, Result<()>)> {
     if args.fold_norms {
         d = d.with_unit_atoms()?;
     }
-    write(&d, format, &args.out, args.overwrite, &args.proof)
+    if args.format == DELPHI {
+        return Ok((Wrote::Delphi(delphi(args, &d, output)?), Ok(())));
+    }
+    let (Some(format), None) = (format, vectors) else {
+        return Ok((Wrote::Vectors(atoms(args, &d, vectors)?), Ok(())));
+    };
+    if !args.latents.is_empty() || args.scale.is_some() {
+        return Err(Error::request("--latents and --scale are for atoms", "leave them out, or write --format parquet, csv or gguf"));
+    }
+    let folder = if args.card { formats::card::folder_of(&d, format.id())? } else { PathBuf::new() };
+    fresh(&args.out, args.overwrite)?;
+    let (report, met) = write(&d, format, &args.out.join(&folder), args.overwrite, &args.proof)?;
+    if args.card {
+        formats::card::write_card(&d, &report.exported, &args.out, &folder)?;
+    }
+    Ok((Wrote::Dictionary(Box::new(report)), met))
+}
+
+fn delphi(args: &ExportArgs, d: &Dictionary, output: &Output) -> Result<DelphiReport> {
+    let Some(dir) = &args.proof.shards else {
+        return Err(Error::request("a delphi cache holds codes of rows", "name them: --shards DIR, and how many with --rows"));
+    };
+    let shards = Shards::open(dir)?;
+    let (column, split, _) = column_of(d, &shards)?;
+    fresh(&args.out, args.overwrite)?;
+    let config = DelphiConfig { context: args.context, rows: args.proof.rows, fill_token: args.fill_token };
+    write_delphi(d, &shards, &column, Some(split), &args.out, &config, output)
+}
+
+fn atoms(args: &ExportArgs, d: &Dictionary, format: Option<VectorFormat>) -> Result<Vectors> {
+    let format = format.unwrap_or(VectorFormat::Parquet);
+    if args.card {
+        return Err(Error::request("--card is for dictionaries", "leave it out, or choose a dialect"));
+    }
+    let mut latents = args.latents.clone();
+    if let Some(scale) = args.scale {
+        if latents.is_empty() {
+            latents = (0..d.d_sae()).map(|latent| Pick { latent, scale: 1.0 }).collect();
+        }
+        latents.iter_mut().for_each(|p| p.scale *= scale);
+    }
+    if format == VectorFormat::Gguf && args.latents.is_empty() {
+        latents.clear();
+    }
+    fresh(&args.out, args.overwrite)?;
+    std::fs::create_dir_all(&args.out).map_err(|e| Error::io("create", &args.out, e))?;
+    let (path, notes) = write_vectors(d, format, &latents, &args.out)?;
+    Ok(Vectors { format: format.id(), path, notes })
 }
 
 /// Rewrite a dictionary of one tool for another: import and export in one go, compared.

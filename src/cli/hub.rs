@@ -75,13 +75,15 @@ impl Model {
     }
 }
 
-/// A path of this machine, or a folder of a repository of the hub, whose weights are fetched now.
-pub fn dictionary(at: &Path, output: &Output) -> Result<PathBuf> {
+/// A path of this machine, or a folder of a repository of the hub, whose weights are fetched now; and then what it is there.
+pub fn dictionary(at: &Path, output: &Output) -> Result<(PathBuf, Option<Value>)> {
     if at.exists() {
-        return Ok(at.to_path_buf());
+        return Ok((at.to_path_buf(), None));
     }
     let spec = FolderSpec::parse(&at.to_string_lossy())?;
-    open(output)?.weights_folder(&spec)
+    let found = open(output)?.weights_folder(&spec)?;
+    let origin = serde_json::json!({ "hub_id": found.id, "revision": found.commit, "path": spec.path });
+    Ok((found.dir, Some(origin)))
 }
 
 /// A name that is no folder and that the hub does not know may have been meant as either.

@@ -62,7 +62,7 @@ enum Verb {
     Encode(encode::Args),
     Score(score::Args),
     Plot(plot::Args),
-    Export(convert::ExportArgs),
+    Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
     Convert(convert::ConvertArgs),
     Bench(bench::Args),
@@ -107,7 +107,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
         Verb::Export(args) => {
-            let (report, equal) = convert::export(args)?;
+            let (report, equal) = convert::export(args, output)?;
             output.report(&report)?;
             equal
         }

@@ -15,6 +15,7 @@
 mod activation;
 mod file;
 mod fold;
+mod lint;
 mod power_diagram;
 mod row_norm;
 
@@ -31,6 +32,7 @@ use activation::Prepared;
 
 pub use activation::Activation;
 pub use file::{FORMAT_VERSION, KIND};
+pub use lint::{Lint, Measured};
 pub use power_diagram::{PowerDiagram, Subsets};
 pub use row_norm::RowNorm;
 

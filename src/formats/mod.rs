@@ -14,7 +14,9 @@
 //! Not for: fetching files from a hub (`hub`).
 
 mod archive;
+pub mod card;
 pub mod container;
+pub mod delphi;
 mod dictionary_learning;
 mod fit;
 mod foreign;
@@ -22,12 +24,15 @@ mod gemma_scope;
 mod gemma_scope_2;
 mod goodfire;
 mod llamascopium;
+mod names;
 mod openai;
 mod overcomplete;
 mod proof;
 mod saelens;
 mod sparsify;
+mod state_dict;
 pub mod tensors;
+pub mod vectors;
 
 use std::path::{Path, PathBuf};
 
@@ -116,6 +121,7 @@ pub const ALL: &[&dyn Format] = &[
     &llamascopium::Llamascopium,
     &overcomplete::Overcomplete,
     &goodfire::Goodfire,
+    &state_dict::StateDict,
 ];
 
 /// The dialect of that name.

@@ -267,7 +267,7 @@ fn atoms(t: &mut Tensors, normalization: Option<Normalization>, notes: &mut Vec<
         Normalization::MaxL1 => most(norm(|v| v, |v| v)),
         Normalization::Identity => vec![1.0; rows],
     };
-    if by.iter().any(|b| *b == 0.0) {
+    if by.contains(&0.0) {
         return Err(t.damaged("all of its atoms are zero"));
     }
     let values: Vec<f32> =

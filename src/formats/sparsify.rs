@@ -14,11 +14,11 @@ use serde_json::json;
 
 use super::fit::{fit, Holds};
 use super::foreign::{own_config, Foreign, Source};
+use super::names::{hook_of, module_of};
 use super::tensors::{peek_json, read_json, safetensors_names, typed, write_json, write_safetensors, Tensors};
 use super::{Format, ReadOptions, WriteOptions, Written};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::hook::HookPoint;
 use crate::kernels::Coder;
 
 /// The dialect.
@@ -135,7 +135,7 @@ impl Format for Sparsify {
         });
         write_safetensors(out, WEIGHTS, &tensors)?;
         write_json(out, CONFIG, &config, false)?;
-        let module = d.provenance.hook.parse::<HookPoint>().ok().and_then(module_of);
+        let module = module_of(&d.provenance.hook);
         notes.push(match module {
             Some(module) => {
                 format!("sparsify finds a dictionary by its folder: call it `{module}`; hook point and host are not in the files")
@@ -144,26 +144,4 @@ impl Format for Sparsify {
         });
         Ok(Written { path: out.to_path_buf(), notes })
     }
-}
-
-/// `layers.5` -> `model.layers.5`, `h.0.mlp` -> `transformer.h.0.mlp`; other names stay.
-fn hook_of(module: &str) -> String {
-    for prefix in ["", "model.", "transformer."] {
-        if let Ok(point) = format!("{prefix}{module}").parse::<HookPoint>() {
-            return point.to_string();
-        }
-    }
-    module.to_string()
-}
-
-/// The module path of decoder models, without the host's own prefix.
-fn module_of(point: HookPoint) -> Option<String> {
-    use crate::hook::Site;
-    let suffix = match point.site {
-        Site::ResidPost => "",
-        Site::MlpOut => ".mlp",
-        Site::AttnOut => ".attention",
-        _ => return None,
-    };
-    Some(format!("layers.{}{suffix}", point.layer))
 }

@@ -51,7 +51,7 @@ impl Hub {
     ///
     /// # Errors
     /// Never.
-    pub fn weights_folder(&self, _spec: &FolderSpec) -> Result<PathBuf> {
+    pub fn weights_folder(&self, _spec: &FolderSpec) -> Result<Snapshot> {
         match self.0 {}
     }
 

@@ -1,11 +1,11 @@
 //! Fetching one folder (or file) of a repository that holds many: dictionaries lie a folder per hook point.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use super::cache::RepoKind;
 use super::enabled::Hub;
 use super::spec::FolderSpec;
+use super::Snapshot;
 use crate::error::{Error, Result};
 
 /// Files of weights, by their ends; what lies beside and is no dictionary, by its beginning.
@@ -24,12 +24,12 @@ fn is_weights(path: &str) -> bool {
 }
 
 impl Hub {
-    /// The weights that `spec` names, with the JSON beside them: where they lie on this machine, file or folder.
+    /// The weights that `spec` names, with the JSON beside them. The snapshot's `dir` is where they lie on this machine, file or folder.
     ///
     /// # Errors
     /// No such repository, revision or folder; several folders (or files) of weights below it: the message lists them; a server that
     /// keeps no lists; and as [`Hub::model`].
-    pub fn weights_folder(&self, spec: &FolderSpec) -> Result<PathBuf> {
+    pub fn weights_folder(&self, spec: &FolderSpec) -> Result<Snapshot> {
         let repo = self.repo(RepoKind::Model, &spec.id);
         let revision = spec.revision.as_deref().unwrap_or("main");
         let Some(commit) = self.commit(&repo, revision, false)? else { return Err(self.not_cached(&repo, revision, None)) };
@@ -61,11 +61,12 @@ impl Hub {
                 for name in files.keys().filter(|n| n.as_str() == weights || (beside(n) && n.ends_with(".json"))) {
                     self.file(&repo, &commit, name, files.get(name))?;
                 }
-                Ok(match (path == weights, up) {
+                let dir = match (path == weights, up) {
                     (true, _) => repo.pointer(&commit, weights),
                     (_, Some(up)) => repo.pointer(&commit, up),
                     _ => repo.pointer(&commit, folder),
-                })
+                };
+                Ok(Snapshot { id: spec.id.clone(), commit, dir })
             }
             n => {
                 let mut lines: Vec<String> = choices.iter().take(SHOWN).map(|c| format!("    {}/{c}", spec.id)).collect();

@@ -30,11 +30,11 @@ def run(lapidary, _, dictionaries):
     rows = cache[hook].reshape(-1, 32).numpy()
     np.save(lapidary.work / "constructed.npy", rows)
     shards = lapidary.work / "constructed-shards"
-    lapidary("ingest", "--from", lapidary.work / "constructed.npy", "--hook", hook, "--held-out", 0.05, "--out", shards)
+    lapidary("ingest", "--from", lapidary.work / "constructed.npy", "--hook", hook, "--held-out", 0.05, "--out", shards, "--overwrite")
     lapidary("train", "--shards", shards, "--arch", "topk", "--d-sae", 256, "--k", 8, "--batch", 512, "--lr", "2e-3", "--n-tokens", 200_000,
-             "--out", lapidary.work / "constructed-topk")
+             "--out", lapidary.work / "constructed-topk", "--overwrite")
     lapidary("export", "--dictionary", lapidary.work / "constructed-topk", "--format", "saelens", "--shards", shards,
-             "--out", lapidary.work / "constructed-saelens")
+             "--host", "constructed", "--out", lapidary.work / "constructed-saelens", "--overwrite")
     score = lapidary("score", "--dictionary", lapidary.work / "constructed-topk", "--shards", shards, "--no-baselines")["metrics"]
 
     sae = SAE.load_from_disk(str(lapidary.work / "constructed-saelens"), device="cpu")

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use lapidary::dictionary::InputTransform;
 use lapidary::formats::{self, ReadOptions, WriteOptions};
 use lapidary::Dictionary;
 
@@ -85,5 +86,84 @@ fn every_saved_dictionary_gives_its_golden_codes() {
         let back = Dictionary::load(own.path()).unwrap();
         assert_golden(&back, &rows, path);
         assert_eq!(back.provenance, foreign.dictionary.provenance);
+    }
+}
+
+/// From tool to tool and back: nothing but rounding may change, and here not even that.
+#[test]
+fn a_dictionary_comes_back_from_a_chain_of_dialects() {
+    let Some(shared) = shared_data() else { return skip("../shared/data is not there") };
+    let root = shared.join("formats/written/sparsify/layers.5");
+    let read = |path: &Path| {
+        let found = formats::find_one(path, None).unwrap();
+        found.format.read(&found.path, &ReadOptions::default()).unwrap().dictionary
+    };
+    let start = read(&root);
+    let mut at = start.clone();
+    for format in ["saelens", "llamascopium", "saelens", "sparsify"] {
+        let out = tempfile::tempdir().unwrap();
+        formats::by_id(format).unwrap().write(&at, out.path(), &WriteOptions::default()).unwrap();
+        at = read(out.path());
+        assert_eq!(at.provenance.notes["imported"]["format"], format);
+    }
+    assert_golden(&at, &golden(&root), "the chain");
+    assert!(off(&at.coder.b_enc, &start.coder.b_enc) < 1e-6, "b_enc took up b_dec and gave it back");
+    assert!(off(&at.coder.w_enc, &start.coder.w_enc) == 0.0 && off(&at.coder.w_dec, &start.coder.w_dec) == 0.0);
+}
+
+/// A real BatchTopK SAE: figures that its authors' code gives.
+#[test]
+fn a_real_dictionary_scores_what_it_should() {
+    let Some(shared) = shared_data() else { return skip("../shared/data is not there") };
+    let dir = shared.join("sae_listcomp");
+    let found = formats::find_one(&dir.join("k4/ae.safetensors"), None).unwrap();
+    assert_eq!(found.format.id(), "state-dict");
+    let mut d = found.format.read(&found.path, &ReadOptions::default()).unwrap().dictionary;
+    let rows = candle_core::safetensors::load(dir.join("acts_sep_layer0.safetensors"), &Device::Cpu).unwrap();
+    d.input_transform = Some(InputTransform { shift: rows["act_mean"].clone(), scale: 1.0 });
+    let x = &rows["acts"];
+    let (codes, xhat) = d.reconstruct(x).unwrap();
+    let squares = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+    let residual = squares(&(x - &xhat).unwrap());
+    let spread = squares(&x.broadcast_sub(&x.mean(0).unwrap()).unwrap());
+    let (n, width) = x.dims2().unwrap();
+    let (mse, l0, fvu) = (residual / (n * width) as f64, codes.indices.len() as f64 / n as f64, residual / spread);
+    assert!((mse - 0.00453).abs() < 5e-6 && (l0 - 3.89).abs() < 5e-3 && (fvu - 0.0115).abs() < 5e-5, "MSE {mse}, L0 {l0}, FVU {fvu}");
+
+    let golden = &rows["k4_latents_first256"];
+    let first = d.encode(&x.narrow(0, 0, 256).unwrap()).unwrap().to_dense().unwrap();
+    assert!(off(&first, golden) < 1e-5, "codes are off by {}", off(&first, golden));
+}
+
+#[test]
+fn folders_of_several_are_listed_and_unknown_ones_refused() {
+    let Some(shared) = shared_data() else { return skip("../shared/data is not there") };
+    let saved = shared.join("formats/saved/saelens/topk");
+    let error = formats::find_one(&saved, None).err().unwrap();
+    let text = error.to_string();
+    assert!(error.exit_code() == 2 && text.contains("topk/train (saelens)") && text.contains("topk/inference (saelens)"), "{text}");
+    let none = formats::find_one(&shared.join("text"), None).err().unwrap();
+    assert!(none.exit_code() == 2 && none.to_string().contains("no dictionary"));
+    assert_eq!(formats::by_id("sealens").err().unwrap().exit_code(), 2);
+}
+
+#[test]
+fn what_a_dialect_cannot_hold_is_refused_with_the_reason() {
+    let Some(shared) = shared_data() else { return skip("../shared/data is not there") };
+    let root = shared.join("formats/written/saelens");
+    let read = |name: &str| {
+        let found = formats::find_one(&root.join(name), None).unwrap();
+        found.format.read(&found.path, &ReadOptions::default()).unwrap().dictionary
+    };
+    let out = tempfile::tempdir().unwrap();
+    for (name, format, why) in [
+        ("matching_pursuit_fixed_k", "sparsify", "top-k alone"),
+        ("jumprelu_from_batchtopk", "sparsify", "top-k alone"),
+        ("matching_pursuit_fixed_k", "llamascopium", "pursuit"),
+        ("abstopk", "gemma-scope-2", "thresholds alone"),
+        ("topk_constant_norm_rescale", "sparsify", "norm of each row"),
+    ] {
+        let error = formats::by_id(format).unwrap().write(&read(name), out.path(), &WriteOptions::default()).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(why), "{name} as {format}: {error}");
     }
 }

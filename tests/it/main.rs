@@ -5,6 +5,7 @@ mod allocation;
 mod bad_input;
 mod claims;
 mod cli;
+mod convert;
 mod corpus;
 mod fable;
 mod formats;

@@ -144,7 +144,7 @@ impl<'a> Machine<'a> {
     }
 
     fn set(&mut self, items: Vec<Id>) -> Result<(), String> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a dict with a key and no value".into());
         }
         let target = self.top()?;
