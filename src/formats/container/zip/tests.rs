@@ -203,3 +203,39 @@ proptest! {
         let _ = open(&bytes);
     }
 }
+
+/// A file that leaves holes where zeros are written.
+struct Sparse(std::fs::File);
+
+impl Write for Sparse {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        use std::io::Seek;
+        let n = bytes.len().min(1 << 20);
+        if bytes[..n].iter().all(|b| *b == 0) {
+            self.0.seek_relative(n as i64)?;
+        } else {
+            self.0.write_all(&bytes[..n])?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[test]
+#[ignore = "takes checksums of 4 GiB twice"]
+fn entries_beyond_four_gigabytes() {
+    let temp = tempfile::NamedTempFile::new().unwrap();
+    let zeros = vec![0u8; (1 << 32) + 5];
+    let mut zip = ZipWriter::new(Sparse(temp.reopen().unwrap()));
+    zip.add("x/data/0", &zeros).unwrap();
+    zip.add("x/data/1", b"behind it").unwrap();
+    zip.finish().unwrap();
+    let bytes = crate::formats::container::Bytes::open(temp.path()).unwrap();
+    let zip = Zip::new(&bytes, temp.path()).unwrap();
+    assert_eq!(zip.size("x/data/0"), Some(zeros.len()));
+    assert_eq!(&*zip.read("x/data/1").unwrap(), b"behind it");
+    assert_eq!(zip.read("x/data/0").unwrap().len(), zeros.len());
+}
