@@ -1,7 +1,7 @@
 //! Zip archives as PyTorch and NumPy write them: stored or deflated entries, with or without the 64-bit records.
 //!
 //! The reader is stricter than the specification where looseness is how archives lie: names must be plain relative paths and unique,
-//! entries must not overlap, both headers of an entry must agree, sizes must be possible, checksums must match. The writer stores.
+//! entries must not overlap, both headers of an entry must agree, sizes must be possible, checksums (where there are any) must match. The writer stores.
 //!
 //! Not for: unpacking to disk (nothing is ever written by a name in an archive), encryption, archives in several parts.
 
@@ -248,7 +248,7 @@ impl<'a> Zip<'a> {
         self.entries.get(name).map(|e| e.size)
     }
 
-    /// The data of an entry, checked against its checksum; borrowed where it is stored.
+    /// The data of an entry, checked against its checksum where it has one; borrowed where it is stored.
     ///
     /// # Errors
     /// No such entry; data that are damaged.
@@ -270,6 +270,10 @@ impl<'a> Zip<'a> {
                 Cow::Owned(data)
             }
         };
+        // PyTorch can be told not to compute checksums, and then writes 0.
+        if entry.crc == 0 {
+            return Ok(data);
+        }
         let mut crc = flate2::Crc::new();
         crc.update(&data);
         if crc.sum() != entry.crc {

@@ -74,6 +74,7 @@ fn deflated_entries_are_read_and_bombs_are_not() {
         assert!(open(&deflated("x", &packed, size, crc)).and_then(|z| z.read("x").map(drop)).is_err(), "{size}");
     }
     assert!(open(&deflated("x", &packed, data.len() as u32, crc ^ 1)).unwrap().read("x").unwrap_err().to_string().contains("checksum"));
+    assert_eq!(&*open(&deflated("x", &packed, data.len() as u32, 0)).unwrap().read("x").unwrap(), data.as_slice());
     // More than deflate can do, and more than is taken.
     let e = open(&deflated("x", &packed, u32::MAX - 1, crc)).unwrap_err().to_string();
     assert!(e.contains("deflate cannot"), "{e}");
