@@ -13,13 +13,20 @@
 //!
 //! Not for: fetching files from a hub (`hub`).
 
+mod archive;
 pub mod card;
+pub mod container;
 pub mod delphi;
+mod dictionary_learning;
 mod fit;
 mod foreign;
+mod gemma_scope;
 mod gemma_scope_2;
+mod goodfire;
 mod llamascopium;
 mod names;
+mod openai;
+mod overcomplete;
 mod proof;
 mod saelens;
 mod sparsify;
@@ -104,8 +111,18 @@ pub trait Format: Sync {
 }
 
 /// Every dialect.
-pub const ALL: &[&dyn Format] =
-    &[&saelens::SaeLens, &sparsify::Sparsify, &llamascopium::Llamascopium, &gemma_scope_2::GemmaScope2, &state_dict::StateDict];
+pub const ALL: &[&dyn Format] = &[
+    &saelens::SaeLens,
+    &sparsify::Sparsify,
+    &dictionary_learning::DictionaryLearning,
+    &openai::OpenAi,
+    &gemma_scope::GemmaScope,
+    &gemma_scope_2::GemmaScope2,
+    &llamascopium::Llamascopium,
+    &overcomplete::Overcomplete,
+    &goodfire::Goodfire,
+    &state_dict::StateDict,
+];
 
 /// The dialect of that name.
 ///

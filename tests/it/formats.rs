@@ -57,6 +57,10 @@ const CASES: &[(&str, &str, &str)] = &[
     ("written/saelens/matching_pursuit_fixed_k", "written/saelens/matching_pursuit_fixed_k", "saelens"),
     ("written/saelens/topk_constant_norm_rescale", "written/saelens/topk_constant_norm_rescale", "saelens"),
     ("written/saelens/topk_expected_average_only_in", "written/saelens/topk_expected_average_only_in", "saelens"),
+    ("saved/dictionary_learning/matryoshka/trainer_0", "saved/dictionary_learning/matryoshka/trainer_0", "dictionary-learning"),
+    ("written/dictionary_learning/trainer_0", "written/dictionary_learning/trainer_0", "dictionary-learning"),
+    ("written/openai", "written/openai", "openai"),
+    ("written/gemma_scope", "written/gemma_scope", "gemma-scope"),
 ];
 
 #[test]

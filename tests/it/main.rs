@@ -1,6 +1,7 @@
 //! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop where it stands
 
+mod allocation;
 mod bad_input;
 mod claims;
 mod cli;
@@ -8,7 +9,9 @@ mod convert;
 mod corpus;
 mod fable;
 mod formats;
+mod formats_pt;
 mod harvest;
+mod hostile;
 mod hosts;
 #[cfg(feature = "hub")]
 mod hub;
