@@ -79,7 +79,7 @@ impl Dictionary {
         let b_enc: Vec<f32> = self.coder.b_enc.to_vec1()?;
         let bar = |j: usize| match &self.activation {
             Activation::Threshold { threshold } => *threshold,
-            _ => 0.0f32.max(b_enc[j].min(0.0)),
+            _ => 0.0,
         };
         let dead: Vec<usize> = (0..norms.len())
             .filter(|&j| {

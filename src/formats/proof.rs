@@ -12,6 +12,9 @@ use crate::dictionary::{Activation, Dictionary};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
+/// A latent and its value.
+type Entry = (u32, f32);
+
 /// Largest difference that rounding may make, relative to the largest value where that is above 1.
 pub const TOLERANCE: f64 = 1e-5;
 
@@ -117,7 +120,7 @@ pub fn compare(before: &Dictionary, after: &Dictionary, rows: &[Tensor], toleran
 fn row_difference(d: &Dictionary, a: &Codes, b: &Codes, r: usize, tolerance: f64, largest: &mut f64) -> Option<f64> {
     let sorted = |codes: &Codes| {
         let (indices, values) = codes.row(r);
-        let mut row: Vec<(u32, f32)> = indices.iter().copied().zip(values.iter().copied()).collect();
+        let mut row: Vec<Entry> = indices.iter().copied().zip(values.iter().copied()).collect();
         row.sort_unstable_by_key(|e| e.0);
         row
     };
@@ -125,7 +128,7 @@ fn row_difference(d: &Dictionary, a: &Codes, b: &Codes, r: usize, tolerance: f64
     let scale = a.iter().map(|e| f64::from(e.1.abs())).fold(0.0, f64::max);
     *largest = largest.max(scale);
     let (mut i, mut j, mut worst) = (0, 0, 0f64);
-    let (mut lost, mut gained): (Vec<(u32, f32)>, Vec<(u32, f32)>) = Default::default();
+    let (mut lost, mut gained): (Vec<Entry>, Vec<Entry>) = Default::default();
     while i < a.len() || j < b.len() {
         match (a.get(i), b.get(j)) {
             (Some(x), Some(y)) if x.0 == y.0 => {

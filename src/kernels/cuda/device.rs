@@ -79,9 +79,12 @@ pub fn device(name: &str) -> Result<Device> {
     Ok(device)
 }
 
+/// GPUs by ordinal, with candle's name for each.
+type Open = Mutex<HashMap<usize, (DeviceId, Arc<Gpu>)>>;
+
 /// The engine of a device that candle has opened; kernels are loaded once per device.
 pub fn engine(device: &Device) -> Result<Arc<Gpu>> {
-    static OPEN: OnceLock<Mutex<HashMap<usize, (DeviceId, Arc<Gpu>)>>> = OnceLock::new();
+    static OPEN: OnceLock<Open> = OnceLock::new();
     let device = device.as_cuda_device()?;
     let ordinal = device.cuda_stream().context().ordinal();
     let mut open = OPEN.get_or_init(Mutex::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);

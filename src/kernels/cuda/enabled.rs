@@ -2,10 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::{
-    Adam, Coder, Columns, Measured, Moments, PursuitGrad, PursuitPath, PursuitRule, ResidentConfig, Selection, SparseGrad, StepPlan,
-    Summed, Term, Told,
-};
+use super::super::{Adam, Coder, Columns, Measured, Moments, PursuitGrad, PursuitPath, PursuitRule, Selection, SparseGrad, Summed, Term};
 use super::device::engine;
 use super::engine::Shared;
 use super::seam;

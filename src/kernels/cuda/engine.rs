@@ -52,7 +52,8 @@ pub struct Buffer {
     pub address: u64,
     /// How long, in bytes.
     pub bytes: usize,
-    /// What frees it.
+    /// What frees it: held, and never looked at.
+    #[allow(dead_code)]
     pub owner: Box<dyn Any + Send + Sync>,
 }
 

@@ -19,14 +19,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-
     /// One of four names: f32, bf16, and the same for rows that are not aligned.
     pub fn pick(self, odd: bool, names: [&'static str; 4]) -> &'static str {
         names[usize::from(self == Self::Bf16) + 2 * usize::from(odd)]

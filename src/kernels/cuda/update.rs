@@ -14,7 +14,9 @@ use crate::error::Result;
 pub enum Entries<'a> {
     /// The entries themselves, and room for what they gather.
     Columns(&'a DeviceColumns, &'a Gathered),
-    /// The sums that they lead to, made otherwise (by products of matrices, where few latents have many entries each).
+    /// The sums that they lead to, made otherwise (by products of matrices, where few latents have many entries each). No step makes them
+    /// so yet.
+    #[cfg_attr(not(test), allow(dead_code))]
     Sums {
         /// u32 `[d_sae + 1]`: a latent's rows of `sums` begin here and end where the next one's begin.
         segments: u64,
@@ -180,11 +182,13 @@ impl Update {
         })
     }
 
+    #[cfg(test)]
     /// The gradient of `b_dec`, f32 `[d_out]`, as [`Update::measure`] found it.
     pub fn b_dec_grad(&self) -> &Buffer {
         &self.b_dec_grad
     }
 
+    #[cfg(test)]
     /// The gradient of `b_enc`, f32 `[d_sae]`, as [`Update::measure`] found it.
     pub fn b_enc_grad(&self) -> &Buffer {
         &self.bias
