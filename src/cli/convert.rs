@@ -441,12 +441,14 @@ pub fn export(args: &ExportArgs, output: &Output) -> Result<(Wrote, Result<()>)>
     if !args.latents.is_empty() || args.scale.is_some() {
         return Err(Error::request("--latents and --scale are for atoms", "leave them out, or write --format parquet, csv or gguf"));
     }
-    let folder = if args.card { formats::card::folder_of(&d, format.id())? } else { PathBuf::new() };
+    if !args.card {
+        let (report, met) = write(&d, format, &args.out, args.overwrite, &args.proof)?;
+        return Ok((Wrote::Dictionary(Box::new(report)), met));
+    }
+    let folder = formats::card::folder_of(&d, format.id())?;
     fresh(&args.out, args.overwrite)?;
     let (report, met) = write(&d, format, &args.out.join(&folder), args.overwrite, &args.proof)?;
-    if args.card {
-        formats::card::write_card(&d, &report.exported, &args.out, &folder)?;
-    }
+    formats::card::write_card(&d, &report.exported, &args.out, &folder)?;
     Ok((Wrote::Dictionary(Box::new(report)), met))
 }
 

@@ -77,9 +77,11 @@ impl Dictionary {
         lint.atom_norms = [sorted[0], median, sorted[sorted.len() - 1]];
         let encoder: Vec<f32> = self.coder.w_enc.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
         let b_enc: Vec<f32> = self.coder.b_enc.to_vec1()?;
-        let bar = |j: usize| match &self.activation {
-            Activation::Threshold { threshold } => *threshold,
-            _ => 0.0f32.max(b_enc[j].min(0.0)),
+        let thresholds = self.thresholds.as_ref().map(|t| t.to_vec1::<f32>()).transpose()?;
+        let bar = |j: usize| match (&self.activation, &thresholds) {
+            (Activation::Threshold { threshold }, _) => *threshold,
+            (_, Some(thresholds)) => thresholds[j],
+            _ => 0.0,
         };
         let dead: Vec<usize> = (0..norms.len())
             .filter(|&j| {
@@ -210,7 +212,8 @@ impl Dictionary {
             ));
         }
         if let (Some(ev), Some(flip)) = (ev, ev_flipped) {
-            if 1.0 - flip < 0.9 * (1.0 - ev) {
+            // Of two that are both hopeless, the better one says nothing.
+            if flip > 0.0 && 1.0 - flip < 0.9 * (1.0 - ev) {
                 let (now, then) = if self.centred { ("subtracts", "does not") } else { ("does not subtract", "does") };
                 lint.warnings.push(format!(
                     "explained variance is {ev:.4} with an encoder that {now} b_dec, and {flip:.4} with one that {then}: was it imported with \

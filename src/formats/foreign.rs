@@ -33,6 +33,8 @@ pub struct Source {
     pub hook: String,
     /// The host model's name, where it is told.
     pub host: Option<String>,
+    /// Latents per row that its training meant, where its codes are above thresholds and the file tells.
+    pub k: Option<usize>,
     /// Widths of which each is a dictionary of its own (Matryoshka), the whole may be among them.
     pub prefixes: Vec<usize>,
 }
@@ -47,6 +49,9 @@ impl Foreign {
         let mut kept = json!({
             "imported": { "format": source.format, "files": files, "config": source.config, "notes": notes },
         });
+        if let Some(k) = source.k {
+            kept["k"] = k.into();
+        }
         if !source.prefixes.is_empty() {
             kept["prefixes"] = json!(source.prefixes);
         }

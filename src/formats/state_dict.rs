@@ -101,7 +101,7 @@ impl Format for StateDict {
         let config = peek_json(&config_path).unwrap_or(Value::Null);
         let mut files = vec![at.to_path_buf()];
         files.extend((!config.is_null()).then_some(config_path));
-        Foreign::new(dictionary, Source { format: ID, files, config, ..Default::default() }, notes)
+        Foreign::new(dictionary, Source { format: ID, files, config, k, ..Default::default() }, notes)
     }
 
     fn writes(&self) -> bool {

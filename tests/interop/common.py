@@ -49,10 +49,10 @@ class Lapidary:
                  *flags, "--out", out, "--overwrite")
         return out
 
-    def codes(self, dictionary):
-        """Dense codes [n, d_sae] and reconstructions [n, d] of x.npy."""
+    def codes(self, dictionary, rows="x.npy"):
+        """Dense codes [n, d_sae] and reconstructions [n, d] of an array of rows."""
         out = self.work / (pathlib.Path(dictionary).name + "-codes")
-        self("encode", "--dictionary", dictionary, "--from", self.work / "x.npy", "--reconstruct", "--out", out, "--overwrite")
+        self("encode", "--dictionary", dictionary, "--from", self.work / rows, "--reconstruct", "--out", out, "--overwrite")
         table = pq.read_table(out / "codes.parquet")
         d_sae = json.loads((pathlib.Path(dictionary) / "dictionary.json").read_text())["d_sae"]
         dense = np.zeros((table.num_rows, d_sae), np.float32)

@@ -3,7 +3,7 @@
     pip install sae-lens==6.54.12 eai-sparsify==1.3.3 dictionary-learning==0.1.0 overcomplete==0.3.0 gguf==0.19.0 pyarrow
     python tests/interop/run.py path/to/lapidary [check ...]
 
-Checks: saelens sparsify dictionary_learning overcomplete openai chain consumers saebench. SAEBench wants old versions of much:
+Checks: saelens saelens_reads scopes sparsify dictionary_learning overcomplete openai chain consumers saebench. SAEBench wants old versions of much:
     pip install --no-deps sae-bench==0.6.0
 and is skipped, with a line that says so, where it is not there.
 """
@@ -22,7 +22,7 @@ os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import common  # noqa: E402
 
-CHECKS = ["saelens", "sparsify", "dictionary_learning", "overcomplete", "openai", "chain", "consumers", "saebench"]
+CHECKS = ["saelens", "saelens_reads", "scopes", "sparsify", "dictionary_learning", "overcomplete", "openai", "chain", "consumers", "saebench"]
 
 
 def main():

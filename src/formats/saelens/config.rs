@@ -50,6 +50,8 @@ pub(super) struct Config {
     pub hook: String,
     pub host: Option<String>,
     pub widths: Vec<usize>,
+    /// k of the training of a dictionary with thresholds.
+    pub trained_k: Option<usize>,
 }
 
 /// The first of several names for a key.
@@ -142,6 +144,7 @@ impl Config {
             head: first(meta, &["hook_head_index"]).as_u64().or_else(|| first(c, &["hook_head_index", "hook_point_head_index"]).as_u64()),
             hook: either(&["hook_name", "hook_point"]).unwrap_or_default(),
             host: either(&["model_name"]),
+            trained_k: count(first(&meta["training_architecture_details"], &["k"])).or_else(|| count(&c["k"])).map(|k| k as usize),
             widths: widths.into_iter().find_map(|w| serde_json::from_value(w.clone()).ok()).unwrap_or_default(),
         })
     }

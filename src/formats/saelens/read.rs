@@ -44,7 +44,7 @@ pub(super) fn read(at: &Path) -> Result<Foreign> {
         files.push(at.join(SPARSITY));
         notes.push(sparsity(&at.join(SPARSITY), c.d_sae)?);
     }
-    let source = Source { format: ID, files, config, hook: c.hook, host: c.host, prefixes: c.widths };
+    let source = Source { format: ID, files, config, hook: c.hook, host: c.host, prefixes: c.widths, k: c.trained_k };
     Foreign::new(dictionary, source, notes)
 }
 
