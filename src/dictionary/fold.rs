@@ -137,13 +137,13 @@ impl Dictionary {
         if self.activation.is_pursuit() {
             (d.coder.w_enc, d.coder.b_enc) = (c.w_enc.clone(), c.b_enc.clone());
         }
-        if let Activation::Threshold { threshold } = self.activation {
-            if threshold > 0.0 {
+        match self.activation {
+            Activation::Threshold { threshold } if threshold > 0.0 => {
                 d.activation = Activation::JumpRelu;
                 d.thresholds = Some((&row * f64::from(threshold))?);
             }
+            _ => d.thresholds = self.thresholds.as_ref().map(|t| t * &row).transpose()?,
         }
-        d.thresholds = d.thresholds.or(self.thresholds.as_ref().map(|t| t * &row).transpose()?);
         d.magnitude = self.magnitude.as_ref().map(|(gain, bias)| -> Result<_> { Ok((gain.clone(), (bias * &row)?)) }).transpose()?;
         d.selection_scale = self.selection_scale.as_ref().map(|s| s / &row).transpose()?;
         if let Some(scale) = &d.selection_scale {

@@ -77,8 +77,10 @@ impl Dictionary {
         lint.atom_norms = [sorted[0], median, sorted[sorted.len() - 1]];
         let encoder: Vec<f32> = self.coder.w_enc.sqr()?.sum(1)?.sqrt()?.to_vec1()?;
         let b_enc: Vec<f32> = self.coder.b_enc.to_vec1()?;
-        let bar = |j: usize| match &self.activation {
-            Activation::Threshold { threshold } => *threshold,
+        let thresholds = self.thresholds.as_ref().map(|t| t.to_vec1::<f32>()).transpose()?;
+        let bar = |j: usize| match (&self.activation, &thresholds) {
+            (Activation::Threshold { threshold }, _) => *threshold,
+            (_, Some(thresholds)) => thresholds[j],
             _ => 0.0,
         };
         let dead: Vec<usize> = (0..norms.len())

@@ -12,9 +12,6 @@ use crate::dictionary::{Activation, Dictionary};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
-/// A latent and its value.
-type Entry = (u32, f32);
-
 /// Largest difference that rounding may make, relative to the largest value where that is above 1.
 pub const TOLERANCE: f64 = 1e-5;
 
@@ -116,6 +113,9 @@ pub fn compare(before: &Dictionary, after: &Dictionary, rows: &[Tensor], toleran
     Ok(c)
 }
 
+/// A latent and its code.
+type Entry = (u32, f32);
+
 /// Largest difference of a row's codes; `None` when the sets differ in latents on the edge of being chosen alone.
 fn row_difference(d: &Dictionary, a: &Codes, b: &Codes, r: usize, tolerance: f64, largest: &mut f64) -> Option<f64> {
     let sorted = |codes: &Codes| {
@@ -128,7 +128,7 @@ fn row_difference(d: &Dictionary, a: &Codes, b: &Codes, r: usize, tolerance: f64
     let scale = a.iter().map(|e| f64::from(e.1.abs())).fold(0.0, f64::max);
     *largest = largest.max(scale);
     let (mut i, mut j, mut worst) = (0, 0, 0f64);
-    let (mut lost, mut gained): (Vec<Entry>, Vec<Entry>) = Default::default();
+    let (mut lost, mut gained) = (Vec::<Entry>::new(), Vec::<Entry>::new());
     while i < a.len() || j < b.len() {
         match (a.get(i), b.get(j)) {
             (Some(x), Some(y)) if x.0 == y.0 => {
@@ -151,7 +151,7 @@ fn row_difference(d: &Dictionary, a: &Codes, b: &Codes, r: usize, tolerance: f64
     }
     let near = tolerance * scale.max(1.0);
     let on_edge = if lost.len() == gained.len() && !d.activation.is_pursuit() {
-        let strength = |row: &mut Vec<(u32, f32)>| {
+        let strength = |row: &mut Vec<Entry>| {
             row.sort_unstable_by(|x, y| y.1.abs().total_cmp(&x.1.abs()));
         };
         strength(&mut lost);
@@ -295,13 +295,13 @@ mod tests {
         // Two latents with the same encoder: which of them fires is rounding's choice.
         let mut d = sample("topk:1");
         let w = d.coder.w_enc.narrow(0, 0, 1).unwrap().repeat((24, 1)).unwrap();
-        let flat: Vec<f32> = (0..24).map(|i| 1.0 + if i == 3 { 1e-6 } else { 0.0 }).collect();
+        let flat: Vec<f32> = (0..24).map(|i| 1.0 + if i == 3 { 1e-4 } else { 0.0 }).collect();
         d.coder.w_enc = w;
         d.coder.b_enc = Tensor::from_vec(flat, 24, &Device::Cpu).unwrap();
         let mut other = d.clone();
         other.coder.b_enc = Tensor::ones(24, candle_core::DType::F32, &Device::Cpu).unwrap();
         let rows = [made_rows(&d, 50, 1).unwrap()];
-        let c = compare(&d, &other, &rows, 1e-5).unwrap();
-        assert!(c.edge_rows > 0 && c.codes < 1e-5 && !c.holds(), "{c}");
+        let c = compare(&d, &other, &rows, 1e-3).unwrap();
+        assert!(c.edge_rows > 0 && c.codes < 1e-3 && !c.holds(), "{c}");
     }
 }

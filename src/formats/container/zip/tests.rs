@@ -212,7 +212,8 @@ impl Write for Sparse {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         use std::io::Seek;
         let n = bytes.len().min(1 << 20);
-        if bytes[..n].iter().all(|b| *b == 0) {
+        // Short zeros are written: a hole at the end would be none.
+        if n >= 4096 && bytes[..n].iter().all(|b| *b == 0) {
             self.0.seek_relative(n as i64)?;
         } else {
             self.0.write_all(&bytes[..n])?;
