@@ -19,14 +19,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-
     /// One of four names: f32, bf16, and the same for rows that are not aligned.
     pub fn pick(self, odd: bool, names: [&'static str; 4]) -> &'static str {
         names[usize::from(self == Self::Bf16) + 2 * usize::from(odd)]
@@ -79,7 +71,7 @@ mod tests {
             for run in [4, 8] {
                 let b = block(&[d], run, &[]).unwrap();
                 assert_eq!(b.odd, d % run != 0);
-                assert!(b.threads % 32 == 0 && b.threads as usize * ITEMS >= d, "{d}: {b:?}");
+                assert!(b.threads.is_multiple_of(32) && b.threads as usize * ITEMS >= d, "{d}: {b:?}");
             }
         }
         assert!(block(&[8193], 4, &[]).is_err() && block(&[7170], 4, &[]).is_err());
