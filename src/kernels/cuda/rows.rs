@@ -71,7 +71,7 @@ mod tests {
             for run in [4, 8] {
                 let b = block(&[d], run, &[]).unwrap();
                 assert_eq!(b.odd, d % run != 0);
-                assert!(b.threads % 32 == 0 && b.threads as usize * ITEMS >= d, "{d}: {b:?}");
+                assert!(b.threads.is_multiple_of(32) && b.threads as usize * ITEMS >= d, "{d}: {b:?}");
             }
         }
         assert!(block(&[8193], 4, &[]).is_err() && block(&[7170], 4, &[]).is_err());

@@ -1,5 +1,8 @@
 //! Kernels in the simulator, each under several orders of its threads; and kernels with planted faults, which it must find.
 
+// Clippy sees a test module only in a plain `cfg(test)`.
+#![allow(clippy::unwrap_used)]
+
 mod cast;
 mod columns;
 mod decode;
