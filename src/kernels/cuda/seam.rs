@@ -7,11 +7,12 @@ use super::columns::RowCodes;
 use super::decode::{decode, Base, Decoded};
 use super::encode::{above, block, certified, finished, Encoder, Rows};
 use super::engine::{Buffer, Engine};
+use super::pursuit::{gram, pursue, Atoms, Path, Room};
 use super::reduce::Matrix;
 use super::rows::Kind;
 use crate::codes::{Codes, PAD};
 use crate::error::{Error, Result};
-use crate::kernels::{EncodeCounts, Selection};
+use crate::kernels::{EncodeCounts, PursuitPath, PursuitRule, Selection};
 
 fn encoder(engine: &dyn Engine, w_enc: &Tensor, b_enc: &Tensor) -> Result<Encoder> {
     let (d_sae, d) = w_enc.dims2()?;
@@ -98,4 +99,41 @@ pub fn decode_codes(engine: &dyn Engine, codes: &Codes, w_dec: &Tensor, b_dec: O
     let rows = RowCodes::ragged(n, codes.indices.len(), starts.address, indices.address, values.address);
     decode(engine, &w, (base, 1.0), &rows, 0..d_sae, &Decoded { full: engine.address(&out)?, half: 0, squares: 0 })?;
     Ok(out)
+}
+
+/// Where the elements of an f32 tensor begin.
+fn numbers_of(engine: &dyn Engine, tensor: &Tensor) -> Result<u64> {
+    match tensor.dtype() {
+        DType::F32 => engine.address(tensor),
+        got => Err(candle_core::Error::UnexpectedDType { msg: "kernels", expected: DType::F32, got }.into()),
+    }
+}
+
+/// See [`crate::kernels::fill_gram`].
+pub fn fill_gram(engine: &dyn Engine, atoms: &Tensor, to: &Tensor) -> Result<()> {
+    match atoms.dims2()? {
+        (0, _) => Ok(()),
+        shape => gram(engine, numbers_of(engine, atoms)?, shape, numbers_of(engine, to)?),
+    }
+}
+
+/// See [`crate::kernels::pursuit`].
+pub fn pursuit(engine: &dyn Engine, x: &Tensor, atoms: &Tensor, gram: Option<&Tensor>, rule: &PursuitRule) -> Result<PursuitPath> {
+    let ((n, d), (m, _), steps, device) = (x.dims2()?, atoms.dims2()?, rule.steps, x.device());
+    let path = PursuitPath {
+        indices: Tensor::zeros((n, steps), DType::U32, device)?,
+        values: Tensor::zeros((n, steps), DType::F32, device)?,
+        residual: Tensor::zeros((n, d), DType::F32, device)?,
+    };
+    if n > 0 {
+        let to = Path {
+            indices: engine.address(&path.indices)?,
+            values: engine.address(&path.values)?,
+            residual: engine.address(&path.residual)?,
+        };
+        let gram = gram.map(|g| numbers_of(engine, g)).transpose()?;
+        let atoms = Atoms { at: numbers_of(engine, atoms)?, gram, m, d };
+        pursue(engine, numbers_of(engine, x)?, n, &atoms, rule, &to, Room::new(n, &atoms))?;
+    }
+    Ok(path)
 }

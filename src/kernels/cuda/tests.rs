@@ -5,6 +5,7 @@ mod columns;
 mod decode;
 mod encode;
 mod faults;
+mod pursuit;
 mod reduce;
 mod trial;
 mod update;
