@@ -241,7 +241,6 @@ KERNEL pursuit_best(const f32* scores, u64 stride, u32 n, u32 columns, u32 first
     }
     Best own(pick);
     const f32* from = scores + row * stride;
-    _Pragma("unroll 8")
     for (u32 c = lane; c < columns; c += 32) {
         own.meet(from[c], first + c, pick);
     }
