@@ -1,6 +1,7 @@
 // Matching pursuit: rows are taken apart atom by atom, as kernels/cpu/pursuit.rs does on the host. A step's coefficient is always the
 // inner product with the residual itself, in f64 and rounded once; which atom it is comes from f32 products, updated by rows of the Gram
-// matrix, or from scores of all atoms. Not for those products, nor for the orthogonal form.
+// matrix, or from scores of all atoms. The orthogonal form fits all coefficients again after each step, by an incremental Cholesky factor
+// in f64 (kernels/cpu/orthogonal.rs). Not for products of matrices, nor for gradients.
 //
 // A row's state between launches is the number of its steps, and whether it has ended. Launches name the rows that have not: `rows` [n] are
 // their numbers in x; scores and lists lie in the order of that list.
@@ -288,3 +289,148 @@ KERNEL BOUNDS(512) pursuit_step(const u64* best, const f32* atoms, const u32* ro
     }
 }
 REGISTER(pursuit_step)
+
+// One warp per row of the list: the scores of atoms that the row has taken become NaN, which is never picked.
+KERNEL pursuit_mask(f32* scores, u64 stride, u32 n, u32 columns, u32 first, const u32* rows, u32 steps, const u32* indices,
+                    const u32* states) {
+    u32 at = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31u;
+    if (at >= n) {
+        return;
+    }
+    u64 row = rows[at];
+    for (u32 i = lane; i < states[row]; i += 32) {
+        u32 c = indices[row * steps + i] - first;
+        if (c < columns) {
+            scores[at * stride + c] = __uint_as_float(0x7fc00000u);
+        }
+    }
+}
+REGISTER(pursuit_mask)
+
+// <a, b> in f64, one warp.
+__device__ static inline f64 warp_dot(const f32* a, const f32* b, u32 d) {
+    f64 sum = 0;
+    for (u32 i = threadIdx.x & 31u; i < d; i += 32) {
+        sum += static_cast<f64>(a[i]) * static_cast<f64>(b[i]);
+    }
+    return warp_sum(sum);
+}
+
+// A residual of this share of the row's norm is rounding.
+static const f64 FIT_NOISE = 1e-6;
+// Squared distance of an atom from the span of the others, as a share of its squared norm, below which it depends on them.
+static const f64 FIT_DEPENDENT = 1e-9;
+
+// One block per row of the list: takes the best atom into the support, and fits x again. `factors` [n, steps, steps] are the rows of the
+// lower Cholesky factor L of the support's inner products, `vectors` [n, 2, steps] are y with L y = atoms x, and the coefficients.
+KERNEL BOUNDS(512) pursuit_fit(const u64* best, const f32* x, const f32* atoms, const u32* rows, u32 d, u32 steps, f32* residuals,
+                               u32* indices, f32* values, u32* states, const f32* floors, f64* factors, f64* vectors) {
+    __shared__ f64 sums[33];
+    u64 row = rows[blockIdx.x], key = best[blockIdx.x];
+    u32 count = states[row], lane = threadIdx.x & 31u, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    const f32* of = x + row * d;
+    const f32* atom = atoms + static_cast<u64>(key_index(key)) * d;
+    f64* factor = factors + row * steps * steps;
+    f64* line = factor + static_cast<u64>(count) * steps;
+    f64* y = vectors + row * 2 * steps;
+    f64* c = y + steps;
+    indices += row * steps;
+    values += row * steps;
+    residuals += row * d;
+    __syncthreads();
+    if (key == 0) {
+        if (threadIdx.x == 0) {
+            states[row] = count | ENDED;
+        }
+        return;
+    }
+    // Inner products of the new atom with the support, with itself and with x; the latter two wait in c and y.
+    for (u32 s = warp; s < count + 2; s += warps) {
+        f64 v = warp_dot(s < count ? atoms + static_cast<u64>(indices[s]) * d : s == count ? atom : of, atom, d);
+        if (lane == 0) {
+            *(s < count ? line + s : s == count ? c + count : y + count) = v;
+        }
+    }
+    __syncthreads();
+    f64 own = c[count], rest = own;
+    for (u32 s = 0; s < count; s++) {
+        const f64* l = factor + static_cast<u64>(s) * steps;
+        // Each warp would do the same: one does.
+        if (warp == 0) {
+            f64 below = 0;
+            for (u32 i = lane; i < s; i += 32) {
+                below += l[i] * line[i];
+            }
+            below = warp_sum(below);
+            if (lane == 0) {
+                line[s] = (line[s] - below) / l[s];
+            }
+            __syncwarp();
+        }
+    }
+    __syncthreads();
+    f64 square = 0, product = 0;
+    for (u32 i = lane; i < count; i += 32) {
+        square += line[i] * line[i];
+        product += line[i] * y[i];
+    }
+    rest -= warp_sum(square);
+    product = warp_sum(product);
+    if (!(rest > FIT_DEPENDENT * own)) {
+        if (threadIdx.x == 0) {
+            states[row] = count | ENDED;
+        }
+        return;
+    }
+    // All warps are done with what the first now changes.
+    __syncthreads();
+    u32 taken = count + 1;
+    if (warp == 0) {
+        f64 diagonal = sqrt(rest);
+        if (lane == 0) {
+            line[count] = diagonal;
+            y[count] = (y[count] - product) / diagonal;
+            indices[count] = key_index(key);
+        }
+        __syncwarp();
+        for (u32 s = lane; s < taken; s += 32) {
+            c[s] = y[s];
+        }
+        __syncwarp();
+        for (u32 s = taken; s-- > 0;) {
+            const f64* l = factor + static_cast<u64>(s) * steps;
+            f64 v = c[s] / l[s];
+            __syncwarp();
+            if (lane == 0) {
+                c[s] = v;
+            }
+            for (u32 i = lane; i < s; i += 32) {
+                c[i] -= l[i] * v;
+            }
+            __syncwarp();
+        }
+    }
+    __syncthreads();
+    for (u32 s = threadIdx.x; s < taken; s += blockDim.x) {
+        values[s] = static_cast<f32>(c[s]);
+    }
+    f64 left = 0, size = 0;
+    for (u32 i = threadIdx.x; i < d; i += blockDim.x) {
+        f64 v = of[i];
+        size += v * v;
+        for (u32 s = 0; s < taken; s++) {
+            v -= c[s] * static_cast<f64>(atoms[static_cast<u64>(indices[s]) * d + i]);
+        }
+        f32 r = static_cast<f32>(v);
+        residuals[i] = r;
+        left += static_cast<f64>(r) * static_cast<f64>(r);
+    }
+    left = block_sum(left, sums);
+    size = block_sum(size, sums);
+    if (threadIdx.x == 0) {
+        f32 floor = floors[row];
+        bool ends = taken == steps || (floor > 0.0f && static_cast<f32>(left) < floor) || !(left > FIT_NOISE * FIT_NOISE * size);
+        states[row] = taken | (ends ? ENDED : 0);
+    }
+}
+REGISTER(pursuit_fit)

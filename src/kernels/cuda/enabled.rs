@@ -85,8 +85,8 @@ pub fn pursuit(x: &Tensor, atoms: &Tensor, gram: Option<&Tensor>, rule: &Pursuit
     seam::pursuit(&*engine(x.device())?, x, atoms, gram, rule)
 }
 
-pub fn orthogonal_pursuit(_: &Tensor, _: &Tensor, _: &PursuitRule) -> Result<PursuitPath> {
-    refused("orthogonal matching pursuit")
+pub fn orthogonal_pursuit(x: &Tensor, atoms: &Tensor, rule: &PursuitRule) -> Result<PursuitPath> {
+    seam::orthogonal_pursuit(&*engine(x.device())?, x, atoms, rule)
 }
 
 pub fn pursuit_backward(_: &Tensor, _: &PursuitPath, _: &Tensor) -> Result<(Tensor, Tensor)> {

@@ -1,5 +1,5 @@
 //! Launches of `kernels/pursuit.cu`: matching pursuit of a block of rows at a time, some steps with rows of the Gram matrix or one with
-//! scores of all atoms, until every row has ended. Not for the orthogonal form, nor for gradients.
+//! scores of all atoms, until every row has ended; and its orthogonal form. Not for gradients.
 
 use super::super::{Pick, PursuitRule};
 use super::encode::{block, cast, certified_lists, numbers, room, scored, Encoder, Lists};
@@ -78,12 +78,69 @@ pub fn pursue(engine: &dyn Engine, x: u64, n: usize, atoms: &Atoms, rule: &Pursu
         (None, Pick::NonNeg) if m > 0 => Encoder::screened(engine, atoms.at, 0, m, d)?,
         _ => Encoder { d_sae: m, d, w: atoms.at, bias: 0, half: None },
     };
-    for first in (0..n).step_by(room.rows) {
+    blocks(n, room.rows, x, to, (d, steps), &mut |x, n, to| {
+        let rows = Rows::start(engine, x, n, atoms, rule, to)?;
+        rows.run(&mut |live| match atoms.gram {
+            Some(gram) => rows.by_gram(live, gram, room.shared),
+            None => rows.by_atoms(live, &encoder),
+        })
+    })
+}
+
+/// Calls `each` with blocks of rows: where they begin in x, how many they are, and where their steps go.
+fn blocks(
+    n: usize,
+    rows: usize,
+    x: u64,
+    to: &Path,
+    (d, steps): (usize, usize),
+    each: &mut dyn FnMut(u64, usize, Path) -> Result<()>,
+) -> Result<()> {
+    for first in (0..n).step_by(rows) {
         let after = |at: u64, width: usize| at + (4 * first * width) as u64;
         let to = Path { indices: after(to.indices, steps), values: after(to.values, steps), residual: after(to.residual, d) };
-        Rows::start(engine, after(x, d), room.rows.min(n - first), atoms, rule, to, room.shared)?.run(&encoder)?;
+        each(after(x, d), rows.min(n - first), to)?;
     }
     Ok(())
+}
+
+/// Rows of an orthogonal pursuit that are done at once: their factors are the largest of what each has.
+pub fn orthogonal_room(n: usize, steps: usize) -> usize {
+    (SCRATCH / 8 / steps.saturating_mul(steps).max(1)).clamp(1, block(n).max(1))
+}
+
+/// Takes `n` rows at `x`, `[n, d]`, f32, apart, `rows` of them at a time; after each step the coefficients of all atoms taken are fitted
+/// again.
+///
+/// # Errors
+/// No memory on the device, a launch that fails.
+pub fn pursue_orthogonally(engine: &dyn Engine, x: u64, n: usize, atoms: &Atoms, rule: &PursuitRule, to: &Path, rows: usize) -> Result<()> {
+    let (m, d, steps) = (atoms.m, atoms.d, rule.steps);
+    let encoder = Encoder { d_sae: m, d, w: atoms.at, bias: 0, half: None };
+    blocks(n, rows, x, to, (d, steps), &mut |x, n, to| {
+        let rows = Rows::start(engine, x, n, atoms, rule, to)?;
+        let (factors, vectors) = (engine.alloc(8 * n * steps * steps)?, engine.alloc(16 * n * steps)?);
+        rows.run(&mut |live| {
+            let best = rows.best(live, &encoder, true)?;
+            let [steps, _, _, residuals, indices, values, states, floors] = rows.step();
+            let args = [
+                (&best).into(),
+                Arg::Ptr(x),
+                Arg::Ptr(atoms.at),
+                (&live.rows).into(),
+                (d as u32).into(),
+                steps,
+                residuals,
+                indices,
+                values,
+                states,
+                floors,
+                (&factors).into(),
+                (&vectors).into(),
+            ];
+            engine.launch("pursuit_fit", Grid::line(live.n, rows.threads()), &args)
+        })
+    })
 }
 
 /// A block of rows on its way.
@@ -93,7 +150,6 @@ struct Rows<'a> {
     rule: &'a PursuitRule,
     n: usize,
     to: Path,
-    shared: usize,
     /// Steps taken, and [`ENDED`], `[n]`.
     states: Buffer,
     /// Squared norms below which rows end, `[n]`.
@@ -110,9 +166,9 @@ struct Live {
 }
 
 impl<'a> Rows<'a> {
-    fn start(engine: &'a dyn Engine, x: u64, n: usize, atoms: &'a Atoms, rule: &'a PursuitRule, to: Path, shared: usize) -> Result<Self> {
+    fn start(engine: &'a dyn Engine, x: u64, n: usize, atoms: &'a Atoms, rule: &'a PursuitRule, to: Path) -> Result<Self> {
         let (states, floors) = (engine.alloc(4 * n)?, engine.alloc(4 * n)?);
-        let rows = Self { engine, atoms, rule, n, to, shared, states, floors };
+        let rows = Self { engine, atoms, rule, n, to, states, floors };
         let args = [
             Arg::Ptr(x),
             (atoms.d as u32).into(),
@@ -134,18 +190,15 @@ impl<'a> Rows<'a> {
         self.atoms.d.div_ceil(8).next_multiple_of(32).clamp(32, 512) as u32
     }
 
-    fn run(&self, encoder: &Encoder) -> Result<()> {
+    /// Calls `step` with the rows that have not ended, until all have.
+    fn run(&self, step: &mut dyn FnMut(&Live) -> Result<()>) -> Result<()> {
         let mut states = vec![0; self.n];
         loop {
             let live: Vec<u32> = (0..self.n as u32).filter(|&r| states[r as usize] & ENDED == 0).collect();
             if live.is_empty() || self.atoms.m == 0 {
                 return Ok(());
             }
-            let live = self.gather(&live)?;
-            match self.atoms.gram {
-                Some(gram) => self.by_gram(&live, gram)?,
-                None => self.by_atoms(&live, encoder)?,
-            }
+            step(&self.gather(&live)?)?;
             states = numbers(self.engine, &self.states, self.n)?;
         }
     }
@@ -179,11 +232,11 @@ impl<'a> Rows<'a> {
     }
 
     /// Up to [`REFRESH`] steps that update inner products by rows of the Gram matrix.
-    fn by_gram(&self, live: &Live, gram: u64) -> Result<()> {
+    fn by_gram(&self, live: &Live, gram: u64, most: usize) -> Result<()> {
         let (engine, Atoms { at, m, d, .. }) = (self.engine, *self.atoms);
         let products = engine.alloc(4 * live.n * m)?;
         engine.product(Operands::F32, live.residuals.address, at, live.n, m, d, products.address, m)?;
-        let (kernel, shared) = match (4 * m <= self.shared, m % 4 == 0 && gram % 16 == 0) {
+        let (kernel, shared) = match (4 * m <= most, m.is_multiple_of(4) && gram.is_multiple_of(16)) {
             (true, true) => ("pursuit_gram", 4 * m),
             (true, false) => ("pursuit_gram_odd", 4 * m),
             (false, _) => ("pursuit_gram_wide", 0),
@@ -197,30 +250,43 @@ impl<'a> Rows<'a> {
 
     /// One step that meets all atoms again.
     fn by_atoms(&self, live: &Live, encoder: &Encoder) -> Result<()> {
-        let (engine, Atoms { at, d, .. }, n) = (self.engine, *self.atoms, live.n);
+        let best = match &encoder.half {
+            Some(screen) => self.screened(live, encoder, screen)?,
+            None => self.best(live, encoder, false)?,
+        };
+        let d = Arg::from(self.atoms.d as u32);
+        let args = [&[(&best).into(), Arg::Ptr(self.atoms.at), (&live.rows).into(), d][..], &self.step()].concat();
+        self.engine.launch("pursuit_step", Grid::line(live.n, self.threads()), &args)
+    }
+
+    /// The atom that each residual picks, of positive ones: keys `[n]`, 0 for none. Exact.
+    fn screened(&self, live: &Live, encoder: &Encoder, (half, norms): &(Buffer, Buffer)) -> Result<Buffer> {
+        let (engine, n, d) = (self.engine, live.n, self.atoms.d);
+        let (best, rows, row_norms, bad) = (engine.alloc(8 * n)?, engine.alloc(2 * n * d)?, engine.alloc(8 * n)?, engine.alloc(4)?);
+        engine.zero(&bad)?;
+        cast(engine, live.residuals.address, NULL, n, d, NULL, &rows, Some(&row_norms), &bad)?;
+        let lists = Lists::new(engine, n, room(1, true))?;
+        let of_rows = (n, live.residuals.address, rows.address, &row_norms);
+        certified_lists(engine, encoder, (half.address, norms), of_rows, 1, &lists)?;
+        let args = [(&lists.entries).into(), (&lists.counts).into(), (n as u32).into(), (lists.cap as u32).into(), (&best).into()];
+        engine.launch("pursuit_listed", Grid::warps(n), &args)?;
+        Ok(best)
+    }
+
+    /// The same by f32 products, for any pick; those of atoms already taken do not count if they are to be `distinct`.
+    fn best(&self, live: &Live, encoder: &Encoder, distinct: bool) -> Result<Buffer> {
+        let (engine, n) = (self.engine, live.n);
         let best = engine.alloc(8 * n)?;
-        match &encoder.half {
-            Some((half, norms)) => {
-                let (rows, row_norms, bad) = (engine.alloc(2 * n * d)?, engine.alloc(8 * n)?, engine.alloc(4)?);
-                engine.zero(&bad)?;
-                cast(engine, live.residuals.address, NULL, n, d, NULL, &rows, Some(&row_norms), &bad)?;
-                let lists = Lists::new(engine, n, room(1, true))?;
-                let of_rows = (n, live.residuals.address, rows.address, &row_norms);
-                certified_lists(engine, encoder, (half.address, norms), of_rows, 1, &lists)?;
-                let args = [(&lists.entries).into(), (&lists.counts).into(), (n as u32).into(), (lists.cap as u32).into(), (&best).into()];
-                engine.launch("pursuit_listed", Grid::warps(n), &args)?;
+        engine.zero(&best)?;
+        let [steps, pick, _, _, indices, _, states, _] = self.step();
+        scored(engine, encoder, n, Operands::F32, live.residuals.address, self.atoms.at, &mut |scores, stride, columns, first| {
+            let chunk = [scores.into(), (stride as u64).into(), (n as u32).into(), (columns as u32).into(), (first as u32).into()];
+            if distinct {
+                let args = [&chunk[..], &[(&live.rows).into(), steps, indices, states]].concat();
+                engine.launch("pursuit_mask", Grid::warps(n), &args)?;
             }
-            None => {
-                engine.zero(&best)?;
-                let pick = self.step()[1];
-                scored(engine, encoder, n, Operands::F32, live.residuals.address, at, &mut |scores, stride, columns, first| {
-                    let sizes = [n, columns, first].map(|v| Arg::from(v as u32));
-                    let args = [&[scores.into(), (stride as u64).into()][..], &sizes, &[pick, (&best).into()]].concat();
-                    engine.launch("pursuit_best", Grid::warps(n), &args)
-                })?;
-            }
-        }
-        let args = [&[(&best).into(), Arg::Ptr(at), (&live.rows).into(), (d as u32).into()][..], &self.step()].concat();
-        engine.launch("pursuit_step", Grid::line(n, self.threads()), &args)
+            engine.launch("pursuit_best", Grid::warps(n), &[&chunk[..], &[pick, (&best).into()]].concat())
+        })?;
+        Ok(best)
     }
 }

@@ -7,7 +7,7 @@ use super::columns::RowCodes;
 use super::decode::{decode, Base, Decoded};
 use super::encode::{above, block, certified, finished, Encoder, Rows};
 use super::engine::{Buffer, Engine};
-use super::pursuit::{gram, pursue, Atoms, Path, Room};
+use super::pursuit::{gram, orthogonal_room, pursue, pursue_orthogonally, Atoms, Path, Room};
 use super::reduce::Matrix;
 use super::rows::Kind;
 use crate::codes::{Codes, PAD};
@@ -117,23 +117,38 @@ pub fn fill_gram(engine: &dyn Engine, atoms: &Tensor, to: &Tensor) -> Result<()>
     }
 }
 
-/// See [`crate::kernels::pursuit`].
-pub fn pursuit(engine: &dyn Engine, x: &Tensor, atoms: &Tensor, gram: Option<&Tensor>, rule: &PursuitRule) -> Result<PursuitPath> {
-    let ((n, d), (m, _), steps, device) = (x.dims2()?, atoms.dims2()?, rule.steps, x.device());
+/// An empty path, and where its parts are.
+fn path(engine: &dyn Engine, x: &Tensor, steps: usize) -> Result<(PursuitPath, Path)> {
+    let ((n, d), device) = (x.dims2()?, x.device());
     let path = PursuitPath {
         indices: Tensor::zeros((n, steps), DType::U32, device)?,
         values: Tensor::zeros((n, steps), DType::F32, device)?,
         residual: Tensor::zeros((n, d), DType::F32, device)?,
     };
+    let [indices, values, residual] = [&path.indices, &path.values, &path.residual].map(|t| engine.address(t));
+    let to = Path { indices: indices?, values: values?, residual: residual? };
+    Ok((path, to))
+}
+
+/// See [`crate::kernels::pursuit`].
+pub fn pursuit(engine: &dyn Engine, x: &Tensor, atoms: &Tensor, gram: Option<&Tensor>, rule: &PursuitRule) -> Result<PursuitPath> {
+    let ((n, _), (m, d)) = (x.dims2()?, atoms.dims2()?);
+    let (path, to) = path(engine, x, rule.steps)?;
     if n > 0 {
-        let to = Path {
-            indices: engine.address(&path.indices)?,
-            values: engine.address(&path.values)?,
-            residual: engine.address(&path.residual)?,
-        };
         let gram = gram.map(|g| numbers_of(engine, g)).transpose()?;
         let atoms = Atoms { at: numbers_of(engine, atoms)?, gram, m, d };
         pursue(engine, numbers_of(engine, x)?, n, &atoms, rule, &to, Room::new(n, &atoms))?;
+    }
+    Ok(path)
+}
+
+/// See [`crate::kernels::orthogonal_pursuit`].
+pub fn orthogonal_pursuit(engine: &dyn Engine, x: &Tensor, atoms: &Tensor, rule: &PursuitRule) -> Result<PursuitPath> {
+    let ((n, _), (m, d)) = (x.dims2()?, atoms.dims2()?);
+    let (path, to) = path(engine, x, rule.steps)?;
+    if n > 0 {
+        let atoms = Atoms { at: numbers_of(engine, atoms)?, gram: None, m, d };
+        pursue_orthogonally(engine, numbers_of(engine, x)?, n, &atoms, rule, &to, orthogonal_room(n, rule.steps))?;
     }
     Ok(path)
 }

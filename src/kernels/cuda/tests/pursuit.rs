@@ -3,11 +3,11 @@
 use candle_core::{Device, Tensor};
 
 use super::super::engine::Engine;
-use super::super::pursuit::{pursue, Atoms, Path, Room, REFRESH};
+use super::super::pursuit::{orthogonal_room, pursue, pursue_orthogonally, Atoms, Path, Room, REFRESH};
 use super::super::seam;
 use super::trial::{assert_close, every_schedule, get, normals, put};
 use crate::codes::PAD;
-use crate::kernels::{fill_gram, new_gram, pursuit, Pick, PursuitPath, PursuitRule};
+use crate::kernels::{fill_gram, new_gram, orthogonal_pursuit, pursuit, Pick, PursuitPath, PursuitRule};
 use crate::rng::Rng;
 
 const RULE: PursuitRule = PursuitRule { steps: 8, pick: Pick::NonNeg, tolerance: 0.0, relative: false, stop_on_repeat: false };
@@ -195,4 +195,48 @@ fn inner_products_of_atoms_are_the_cpu_s() {
     let half = atoms.to_dtype(candle_core::DType::BF16).unwrap();
     let refused = every_schedule(|engine| seam::pursuit(engine, &atoms, &half, None, &RULE).is_err());
     assert!(refused, "another dtype");
+}
+
+#[test]
+fn orthogonal_paths_are_those_of_the_cpu() {
+    for (n, d, m, steps) in [(6, 24, 200, 12), (4, 7, 21, 9), (2, 40, 300, 36)] {
+        // A row of zeroes, one that is an atom, one that is NaN; an atom that comes twice, and one of zeroes.
+        let (mut x, mut atoms) = (normals(1, n * d, 1.0), unit(2, m, d));
+        atoms.copy_within(3 * d..4 * d, 11 * d);
+        atoms[5 * d..6 * d].fill(0.0);
+        x[..d].copy_from_slice(&atoms[17 * d..18 * d]);
+        if n > 3 {
+            x[d..2 * d].fill(0.0);
+            x[2 * d] = f32::NAN;
+        }
+        let (x, atoms) = (tensor(&x, (n, d)), tensor(&atoms, (m, d)));
+        for pick in PICKS {
+            for (tolerance, relative) in [(0.0, false), (0.3, true)] {
+                let rule = PursuitRule { steps, pick, tolerance, relative, stop_on_repeat: true };
+                let got = every_schedule(|engine| bits(&seam::orthogonal_pursuit(engine, &x, &atoms, &rule).unwrap()));
+                let want = bits(&orthogonal_pursuit(&x, &atoms, &rule).unwrap());
+                assert_eq!(got.0, want.0, "{rule:?}");
+                for (got, want) in [(&got.1, &want.1), (&got.2, &want.2)] {
+                    for (g, w) in floats(got).into_iter().zip(floats(want)) {
+                        assert!((g - w).abs() < 3e-6 || (g.is_nan() && w.is_nan()), "{rule:?}: {g} for {w}");
+                    }
+                }
+            }
+        }
+        assert_eq!(orthogonal_room(5, 4), 5);
+        let apart = every_schedule(|engine| {
+            let to = bits(&seam::orthogonal_pursuit(engine, &x, &atoms, &RULE).unwrap());
+            let path = PursuitPath {
+                indices: tensor(&vec![0.0; n * 8], (n, 8)).to_dtype(candle_core::DType::U32).unwrap(),
+                values: tensor(&vec![0.0; n * 8], (n, 8)),
+                residual: tensor(&vec![0.0; n * d], (n, d)),
+            };
+            let at = |t: &Tensor| engine.address(t).unwrap();
+            let of = Atoms { at: at(&atoms), gram: None, m, d };
+            let addresses = Path { indices: at(&path.indices), values: at(&path.values), residual: at(&path.residual) };
+            pursue_orthogonally(engine, at(&x), n, &of, &RULE, &addresses, 3).unwrap();
+            bits(&path) == to
+        });
+        assert!(apart, "blocks of rows change no bit");
+    }
 }
