@@ -218,7 +218,7 @@ class Simulated(Engine):
 
         def work(_stream):
             _ = args  # keeps the tensors
-            if self.library.lapidary_sim_launch(name, grid, block, shared, array, ctypes.c_size_t(len(values)), self.schedule):
+            if self.library.lapidary_sim_launch(name, grid, block, shared, array, ctypes.c_size_t(len(values)), self.schedule & 0xFFFFFFFF):
                 raise LaunchError(f"{kernel}: {self.library.lapidary_sim_error().decode()}")
 
         return work
