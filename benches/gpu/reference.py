@@ -121,8 +121,9 @@ class Coder64:
         self.adam = torch.optim.Adam(self.parameters, lr=lr, betas=betas, eps=eps)
         self.unit_norm = unit_norm
 
-    def backward(self, x, indices):
-        """Gradients in .grad (the decoder's without its parallel part), {value gradients, norm, loss, codes, error}."""
+    def backward(self, x, indices, aux=None):
+        """Gradients in .grad (the decoder's without its parallel part), {value gradients, norm, loss, codes, error}. `aux`: (indices,
+        coefficient) of AuxK, which decodes them onto the error, relative to the error's spread."""
         w_enc, b_enc, w_dec, b_dec = self.parameters
         self.adam.zero_grad()
         x = x.double()
@@ -131,8 +132,15 @@ class Coder64:
         values = torch.where(valid, pre, torch.zeros_like(pre))
         values.retain_grad()
         error = torch.einsum("nk,nkd->nd", values, w_dec[at]) + b_dec - x
-        loss = error.square().mean()
-        loss.backward()
+        loss, total = error.square().mean(), None
+        if aux:
+            dead, coef = aux
+            valid_dead, at_dead = dead != PAD, dead.clamp(min=0).long()
+            pre = torch.einsum("nkd,nd->nk", w_enc[at_dead], x - b_dec) + b_enc[at_dead]
+            left = error.detach()
+            missed = torch.einsum("nk,nkd->nd", pre * valid_dead, w_dec[at_dead]) + left
+            total = loss + coef * missed.square().sum() / (left - left.mean(0)).square().sum()
+        (loss if total is None else total).backward()
         if self.unit_norm:
             along = (w_dec.grad * w_dec.detach()).sum(1, keepdim=True)
             w_dec.grad -= along * w_dec.detach()
