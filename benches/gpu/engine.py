@@ -155,6 +155,9 @@ class Engine:
     def multiply(self, a, b, c, columns, first):
         c[:, :columns] = a.float() @ b[first:first + columns].float().T
 
+    def has(self, kernel):
+        return kernel in self.declarations
+
     def stream(self):
         return 0
 
@@ -207,6 +210,9 @@ class Simulated(Engine):
     def letters(self, kernel):
         found = self.library.lapidary_sim_parameters(kernel.encode())
         return found.decode() if found else None
+
+    def has(self, kernel):
+        return self.letters(kernel) is not None
 
     def map(self, tile):
         words = [tile.tensor.data_ptr(), tile.columns, tile.rows, 2 * tile.columns, *Tile.BOX]

@@ -157,7 +157,7 @@ def made(e, shape, seed, **settings):
 
 def gradient_checks(e, report, shape, seed, precision, encoder_kind="merge", group="v1"):
     n, d, m, k = shape
-    limit = 5e-3 if precision == "bf16" else 1e-5
+    limit = 1e-2 if precision == "bf16" else 1e-5
     label = f"{precision} {encoder_kind} {shape}"
 
     def gradients():
@@ -198,7 +198,7 @@ def gradient_checks(e, report, shape, seed, precision, encoder_kind="merge", gro
             off = ref.rel(ours.double() - start, theirs.detach() - start)
             worst = max(worst, off)
             # Adam divides by the root of the second moment: rounding of small gradients comes back large.
-            if not off < (0.1 if precision == "bf16" else 2e-3):
+            if not off < (0.06 if precision == "bf16" else 2e-4):
                 faults.append(f"{label} {name} after 5 steps: its move is off by {off:.1e}")
         off = (step.parameters[2].double().norm(dim=1) - 1).abs().max().item()
         return faults + ([] if off < 1e-5 else [f"{label}: decoder rows' norms are off by {off:.1e}"]), dict(worst=worst)
@@ -271,7 +271,6 @@ def bring_up(e, report, variants):
         def scores():
             x, w, b = (e.put(t) for t in cases.normal(n, d, m, n, e.device))
             xh, wh, out = cases.bf16(x), cases.bf16(w), e.empty(n, m)
-            Fused(e, n, d, m, 16, "encode_hopper", parts=1)  # its sizes are checked; the scores go elsewhere
             fused = Fused(variants["bring_up_1"], n, d, m, 16, "encode_hopper", parts=1)
             fused.choose(xh, wh, b, entries=At(out, 0, "f32"))
             want = ref.scores64(xh, wh, b)
@@ -324,6 +323,9 @@ def run_hopper(e, report, variants, shapes, step_shapes):
         return False
     for kernel in ("encode_hopper", "encode_hopper_pair"):
         group = "hopper" if kernel == "encode_hopper" else "hopper_pair"
+        if not e.has(kernel):
+            report.note(f"{kernel} is not there: not checked")
+            continue
         for seed, shape in enumerate(shapes):
             for parts in (1, None) if seed else (None,):
                 more = {} if parts is None else {"parts": parts}
