@@ -120,7 +120,7 @@ class Gpu(Engine):
         properties = torch.cuda.get_device_properties(0)
         self.multiprocessors, self.hopper = properties.multi_processor_count, properties.major == 9
         self.cuda, self.checked, self.functions = Cuda(), checked, {}
-        self.module = self.cuda.module(fatbin)
+        self.module, self.instead = self.cuda.module(fatbin), None
         try:
             self.blas = Blas()
         except (LaunchError, AttributeError) as e:
@@ -134,7 +134,7 @@ class Gpu(Engine):
         """The same engine with kernels of another build in front."""
         other = object.__new__(Gpu)
         other.__dict__.update(self.__dict__)
-        other.module, other.functions, other.recording = self.cuda.module(cubin), {}, None
+        other.instead, other.functions, other.recording = self.cuda.module(cubin), {}, None
         return other
 
     def map(self, tile):
@@ -142,7 +142,10 @@ class Gpu(Engine):
 
     def function(self, kernel, values):
         if kernel not in self.functions:
-            function = self.cuda.function(self.module, kernel)
+            try:
+                function = self.cuda.function(self.instead or self.module, kernel)
+            except LaunchError:
+                function = self.cuda.function(self.module, kernel)
             sizes = parameter_sizes(self.cuda, function)
             if sizes is not None and sizes != [ctypes.sizeof(v) for v in values]:
                 raise LaunchError(f"{kernel}: the fatbin's parameters have {sizes} bytes, its declaration {[ctypes.sizeof(v) for v in values]}")

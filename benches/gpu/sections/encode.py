@@ -156,7 +156,7 @@ def tuning(e, report, variants, hopper):
         for name, engine in variants.items() if hopper else ():
             if not name.startswith("bring_up"):
                 fused = Fused(engine, n, d, m, K, "encode_hopper")
-                ms = timing.median(programs(engine, lambda i: fused.run_through(e, xh[i], wh, b, codes)), 0.15)[0]
+                ms = timing.median(programs(engine, lambda i: fused.run(xh[i], wh, b, codes)), 0.15)[0]
                 report.number(f"tune.{d}.{name}", ms)
         for parts in (1, 2, 4) if hopper else ():
             fused = Fused(e, n, d, m, K, "encode_hopper", parts=parts)
