@@ -1,5 +1,7 @@
-//! What is not Rust: the kernels' simulator (feature `simulator`) and the kernels themselves (feature `cuda`). Without these, nothing.
+//! What is not Rust: the kernels for GPUs (feature `cuda`), and the simulator that runs them on a CPU (feature `simulator`).
 
+#[path = "build/cuda.rs"]
+mod cuda;
 #[cfg(feature = "simulator")]
 #[path = "build/simulator.rs"]
 mod simulator;
@@ -10,9 +12,6 @@ fn main() {
     #[cfg(feature = "simulator")]
     simulator::build();
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        cuda();
+        cuda::build();
     }
 }
-
-/// kernels/*.cu -> a fatbin.
-fn cuda() {}

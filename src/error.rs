@@ -69,11 +69,13 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// The CUDA backend cannot be used.
-    #[error("CUDA backend unavailable: {reason}\n  help: use `--device cpu`, or a build with `--features cuda`")]
+    /// The CUDA backend cannot be used, or failed.
+    #[error("CUDA: {reason}\n  help: {help}")]
     Cuda {
         /// Why.
         reason: String,
+        /// The way out.
+        help: String,
     },
 
     // === the input or the run failed (exit code 3) ===

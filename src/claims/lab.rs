@@ -141,6 +141,7 @@ impl<'a> Lab<'a> {
                 config_toml: String::new(),
                 provenance: Provenance::default(),
                 beginning: Beginning::default(),
+                device: candle_core::Device::Cpu,
             })
         };
         let members: Vec<Member> = learners.iter().enumerate().map(member).collect::<Result<_>>()?;

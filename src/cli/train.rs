@@ -129,15 +129,17 @@ fn combinations(args: &Args) -> Vec<Combination> {
     times(all, &args.seed, |c, v| c.seed = Some(v))
 }
 
-/// The settings without the sweep's, and the dictionary to start from.
+/// The settings without the sweep's, the dictionary to start from, and where to learn.
 struct Base {
     layers: Layers,
     from: Option<Arc<Dictionary>>,
+    device: Device,
 }
 
 impl Base {
     /// File, `--set` and the learner, which decides which keys there are; below them the settings of the dictionary to start from.
-    fn new(args: &Args) -> Result<Self> {
+    fn new(args: &Args, device: &Device) -> Result<Self> {
+        let device = device.clone();
         let mut layers = args.settings.layers()?;
         layers.put_some("sae.arch", args.arch.clone())?;
         if args.pam && !layers.has("train.pam") {
@@ -145,7 +147,7 @@ impl Base {
         }
         layers.put_some("train.init_from", args.init_from.as_ref().map(|dir| dir.display().to_string()))?;
         let from = match layers.resolve()?.train.init_from.as_str() {
-            "" => return Ok(Self { layers, from: None }),
+            "" => return Ok(Self { layers, from: None, device }),
             dir => Dictionary::load(Path::new(dir))?,
         };
         if layers.has("sae.arch") {
@@ -154,13 +156,13 @@ impl Base {
         } else {
             layers.put_below("sae", SaeConfig::like(&from))?;
         }
-        Ok(Self { layers, from: Some(Arc::new(from)) })
+        Ok(Self { layers, from: Some(Arc::new(from)), device })
     }
 }
 
 /// Resolves the sweep and runs it.
 pub fn run(args: &Args, device: &Device, output: &Output) -> Result<TrainReport> {
-    let base = Base::new(args)?;
+    let base = Base::new(args, device)?;
     let config = base.layers.resolve()?;
     match from(args, &config)? {
         From::Shards(dir) => from_shards(args, &base, &config, &dir, output),
@@ -341,7 +343,7 @@ fn members(
         let dir = if sweep.len() > 1 { args.out.join(&name) } else { args.out.clone() };
         let config_toml = file(&sae, &train)?;
         let beginning = Beginning { from: base.from.clone(), look: look.clone() };
-        Ok(Member { name, dir, sae, train, config_toml, provenance: provenance.clone(), beginning })
+        Ok(Member { name, dir, sae, train, config_toml, provenance: provenance.clone(), beginning, device: base.device.clone() })
     };
     sweep.iter().map(member).collect()
 }

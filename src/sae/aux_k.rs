@@ -42,6 +42,13 @@ impl AuxKConfig {
     }
 }
 
+impl AuxKConfig {
+    /// Its weight and latents per row on a GPU, where it is on.
+    pub(super) fn on_device(&self) -> Option<(f64, usize)> {
+        (self.coef > 0.0).then_some((self.coef, self.k))
+    }
+}
+
 /// How long each latent has been silent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Silence {

@@ -17,10 +17,10 @@ use serde_json::{json, Value};
 
 use super::body::BatchSelection;
 use super::parts::{calibrate, check_k, unscaled};
-use super::{AuxKConfig, Body, Learner, Step};
+use super::{AuxKConfig, Body, Figures, Learner, OnDevice, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{decode_codes_onto, Columns};
+use crate::kernels::{decode_codes_onto, Choice, Columns, StepPlan, Told};
 
 /// The `[sae]` table for `arch = "batch-topk"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,6 +97,20 @@ impl Learner for BatchTopK {
         let codes = self.selection.encode(&xc, coder, config.mean(), config.threshold_decay)?;
         let error = decode_codes_onto(&codes, &coder.w_dec, &xc, -1.0)?;
         Ok(self.body.plain(xc, Columns::of_codes(&codes), error, Some(&config.aux_k))?.step(Vec::new()))
+    }
+
+    fn on_device(&self) -> Option<OnDevice> {
+        Some(OnDevice { k: self.config.k, prefixes: 1, aux_k: self.config.aux_k.on_device() })
+    }
+
+    fn plan(&mut self) -> Option<StepPlan> {
+        Some(StepPlan { choice: Choice::BatchTopK { k: self.config.mean() }, prefixes: vec![self.config.d_sae] })
+    }
+
+    fn told(&mut self, told: &Told, rows: usize) -> Figures {
+        self.selection.saw(told.smallest, self.config.threshold_decay);
+        let (_, d) = self.body.coder.w_dec.dims2().unwrap_or((0, 1));
+        Figures::plain(told, rows, d)
     }
 
     fn state(&self) -> Value {

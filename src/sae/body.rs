@@ -159,11 +159,16 @@ impl BatchSelection {
     pub fn encode(&mut self, xc: &Tensor, coder: &Coder, k: f64, decay: f64) -> Result<Codes> {
         let guess = self.last.map(|last| 0.9 * last);
         let (codes, smallest) = encode_batch_topk(xc, &coder.w_enc, &coder.b_enc, (xc.dim(0)? as f64 * k).round() as usize, guess)?;
-        self.last = smallest.is_finite().then_some(smallest);
-        if let Some(smallest) = self.last.map(f64::from) {
+        self.saw(smallest.is_finite().then_some(smallest), decay);
+        Ok(codes)
+    }
+
+    /// Takes in the smallest code that a batch kept, if it kept any.
+    pub fn saw(&mut self, smallest: Option<f32>, decay: f64) {
+        self.last = smallest;
+        if let Some(smallest) = smallest.map(f64::from) {
             self.threshold = Some(self.threshold.map_or(smallest, |mean| decay * mean + (1.0 - decay) * smallest));
         }
-        Ok(codes)
     }
 
     /// For a checkpoint.

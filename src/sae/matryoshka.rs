@@ -18,11 +18,11 @@ use serde_json::{json, Value};
 use super::aux_k::{aux_term, sum_sq};
 use super::body::{BatchSelection, Plain};
 use super::parts::{calibrate, check_k, unscaled, Part, Per};
-use super::{AuxKConfig, Body, Learner, Step};
+use super::{AuxKConfig, Body, Figures, Learner, OnDevice, Step};
 use crate::codes::Codes;
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::{Error, Result};
-use crate::kernels::{column_sums, decode_codes_onto, encode_topk, Columns, SparseGrad, Term};
+use crate::kernels::{column_sums, decode_codes_onto, encode_topk, Choice, Columns, SparseGrad, StepPlan, Term, Told};
 use crate::rng::Rng;
 
 /// How codes are selected inside.
@@ -156,6 +156,16 @@ impl Matryoshka {
     }
 }
 
+/// What the log has of a prefix: its squared error, its codes, its dead latents.
+fn prefix_parts(to: usize, sq_error: f64, entries: f64, dead: &[u32]) -> [Part; 3] {
+    let n_dead = dead.partition_point(|&j| (j as usize) < to);
+    [
+        Part { name: format!("fvu_{to}"), value: sq_error, per: Per::Spread },
+        Part { name: format!("l0_{to}"), value: entries, per: Per::Row },
+        Part { name: format!("dead_{to}"), value: n_dead as f64, per: Per::Last },
+    ]
+}
+
 /// The entries of latents `from..to`, rows and their order kept.
 fn group(codes: &Codes, from: usize, to: usize) -> Codes {
     let mut part = Codes::new(codes.d_sae);
@@ -192,11 +202,7 @@ impl Learner for Matryoshka {
             error = next;
             errors.push((to, error.clone(), sq));
             if self.config.sampled == 0 && to < self.config.d_sae {
-                let entries = columns.starts[to] as f64;
-                let n_dead = dead.partition_point(|&j| (j as usize) < to);
-                parts.push(Part { name: format!("fvu_{to}"), value: errors[errors.len() - 1].2, per: Per::Spread });
-                parts.push(Part { name: format!("l0_{to}"), value: entries, per: Per::Row });
-                parts.push(Part { name: format!("dead_{to}"), value: n_dead as f64, per: Per::Last });
+                parts.extend(prefix_parts(to, errors[errors.len() - 1].2, columns.starts[to] as f64, &dead));
             }
             from = to;
         }
@@ -231,6 +237,38 @@ impl Learner for Matryoshka {
         let mut plain = Plain { loss, sq_error, n_active, aux_loss: None, grad };
         plain.add_aux(aux);
         Ok(plain.step(parts))
+    }
+
+    fn on_device(&self) -> Option<OnDevice> {
+        // The empty prefix is an extra that only the CPU has.
+        let (config, count) = (&self.config, self.config.sampled.max(self.config.prefixes.len()));
+        (config.empty_prefix == 0.0).then(|| OnDevice { k: config.k, prefixes: count, aux_k: config.aux_k.on_device() })
+    }
+
+    fn plan(&mut self) -> Option<StepPlan> {
+        let prefixes = self.prefixes();
+        self.steps += 1;
+        let choice = match self.config.inside {
+            Inside::Topk => Choice::TopK { k: self.config.k },
+            Inside::BatchTopk => Choice::BatchTopK { k: self.config.k as f64 },
+        };
+        Some(StepPlan { choice, prefixes })
+    }
+
+    fn told(&mut self, told: &Told, rows: usize) -> Figures {
+        if self.config.inside == Inside::BatchTopk {
+            self.selection.saw(told.smallest, self.config.threshold_decay);
+        }
+        let (_, d) = self.body.coder.w_dec.dims2().unwrap_or((0, 1));
+        let mut figures = Figures::plain(told, rows, d);
+        if self.config.sampled == 0 {
+            let dead = self.body.silence.dead();
+            let each = told.prefixes.iter().zip(told.sq_errors.iter().zip(&told.active));
+            for (&to, (&sq, &entries)) in each.filter(|(&to, _)| to < self.config.d_sae) {
+                figures.parts.extend(prefix_parts(to, sq, entries as f64, &dead));
+            }
+        }
+        figures
     }
 
     fn state(&self) -> Value {

@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::codes::Codes;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
-use crate::kernels::{Coder, Gradient};
+use crate::kernels::{Coder, Gradient, StepPlan, Told};
 
 pub use aux_k::{AuxKConfig, Silence};
 pub use batch_topk::{BatchTopK, BatchTopKConfig};
@@ -188,6 +188,32 @@ impl SaeConfig {
     }
 }
 
+/// Figures of one step, for the log.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// See [`Step`].
+    pub loss: f64,
+    /// See [`Step`].
+    pub sq_error: f64,
+    /// See [`Step`].
+    pub n_active: u64,
+    /// See [`Step`].
+    pub aux_loss: Option<f64>,
+    /// See [`Step`].
+    pub parts: Vec<Part>,
+}
+
+/// What a learner needs room for on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OnDevice {
+    /// Codes per row, on average.
+    pub k: usize,
+    /// Prefixes whose errors count.
+    pub prefixes: usize,
+    /// AuxK's weight and its latents per row, where it is on.
+    pub aux_k: Option<(f64, usize)>,
+}
+
 /// What a learner makes of one batch.
 #[derive(Debug)]
 pub struct Step {
@@ -203,6 +229,28 @@ pub struct Step {
     pub parts: Vec<Part>,
     /// Gradient with respect to the coder.
     pub grad: Gradient,
+}
+
+impl Figures {
+    /// Of a step on a GPU, `rows` rows `d` wide: the errors of its prefixes count alike.
+    fn plain(told: &Told, rows: usize, d: usize) -> Self {
+        let per_element = 1.0 / (told.prefixes.len().max(1) as f64 * rows as f64 * d as f64);
+        Self {
+            loss: told.sq_errors.iter().sum::<f64>() * per_element + told.aux_loss.unwrap_or(0.0),
+            sq_error: told.sq_errors.last().copied().unwrap_or_default(),
+            n_active: told.active.last().copied().unwrap_or_default(),
+            aux_loss: told.aux_loss,
+            parts: Vec::new(),
+        }
+    }
+}
+
+impl Step {
+    /// What the log has of it.
+    pub fn figures(&self) -> Figures {
+        let Self { loss, sq_error, n_active, aux_loss, parts, .. } = self;
+        Figures { loss: *loss, sq_error: *sq_error, n_active: *n_active, aux_loss: *aux_loss, parts: parts.clone() }
+    }
 }
 
 /// A variant in training. Inputs are normalised rows `[n, d_in]`, f32, mean squared norm `d_in`.
@@ -223,6 +271,22 @@ pub trait Learner: Send {
     /// # Errors
     /// A tensor operation that fails.
     fn step(&mut self, x: &Tensor) -> Result<Step>;
+
+    /// What it needs room for on a GPU; `None`: it learns on the CPU only.
+    fn on_device(&self) -> Option<OnDevice> {
+        None
+    }
+
+    /// Its next step there.
+    fn plan(&mut self) -> Option<StepPlan> {
+        None
+    }
+
+    /// Takes in what came of a step there, of `rows` rows; figures for the log.
+    fn told(&mut self, told: &Told, rows: usize) -> Figures {
+        let (_, d) = self.coder().w_dec.dims2().unwrap_or((0, 1));
+        Figures::plain(told, rows, d)
+    }
 
     /// Tokens since each latent last fired.
     fn silence(&self) -> &Silence {

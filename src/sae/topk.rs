@@ -13,10 +13,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{check_k, unscaled};
-use super::{AuxKConfig, Body, Learner, Step};
+use super::{AuxKConfig, Body, Learner, OnDevice, Step};
 use crate::dictionary::{Activation, Dictionary, Provenance};
 use crate::error::Result;
-use crate::kernels::{encode_topk, sparse_decode_onto, Columns};
+use crate::kernels::{encode_topk, sparse_decode_onto, Choice, Columns, StepPlan};
 
 /// The `[sae]` table for `arch = "topk"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,6 +77,14 @@ impl Learner for TopK {
         let error = sparse_decode_onto(&selection, &coder.w_dec, &xc, -1.0)?;
         let columns = Columns::new(&selection, config.d_sae)?;
         Ok(self.body.plain(xc, columns, error, Some(&config.aux_k))?.step(Vec::new()))
+    }
+
+    fn on_device(&self) -> Option<OnDevice> {
+        Some(OnDevice { k: self.config.k, prefixes: 1, aux_k: self.config.aux_k.on_device() })
+    }
+
+    fn plan(&mut self) -> Option<StepPlan> {
+        Some(StepPlan { choice: Choice::TopK { k: self.config.k }, prefixes: vec![self.config.d_sae] })
     }
 
     fn finish(&self, scale: f64, _rows: &Tensor) -> Result<Dictionary> {

@@ -74,7 +74,7 @@ pub struct Window {
 
 impl Window {
     /// Adds one step.
-    pub fn add(&mut self, rows: u64, step: &crate::sae::Step, spread: f64, grad_norm: f64) {
+    pub fn add(&mut self, rows: u64, step: &crate::sae::Figures, spread: f64, grad_norm: f64) {
         self.steps += 1;
         self.rows += rows;
         self.loss += step.loss;

@@ -42,6 +42,12 @@ impl Optimizer {
         })
     }
 
+    /// Adam's settings for one more step, without clipping.
+    pub fn next(&mut self, lr: f64) -> Adam {
+        self.step += 1;
+        Adam { lr, beta1: self.beta1, beta2: self.beta2, eps: self.eps, step: self.step, grad_scale: 1.0 }
+    }
+
     /// One step in place; returns the gradient's norm before clipping.
     /// A gradient whose norm is not finite is not applied: the caller sees it in the returned norm.
     ///
@@ -56,9 +62,8 @@ impl Optimizer {
         if !norm.is_finite() {
             return Ok(norm);
         }
-        self.step += 1;
         let grad_scale = if self.clip_norm > 0.0 && norm > self.clip_norm { self.clip_norm / norm } else { 1.0 };
-        let adam = Adam { lr, beta1: self.beta1, beta2: self.beta2, eps: self.eps, step: self.step, grad_scale };
+        let adam = Adam { grad_scale, ..self.next(lr) };
         grad.update(coder, &self.moments, &measured, &adam, unit_norm)?;
         for (((_, parameter), [first, second]), grad) in learner.extras().into_iter().zip(&self.extras).zip(&extras) {
             let read = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.to_vec1()?) };

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::checkpoint::{self, Loaded, MemberState, State};
 use super::log::{self, LogFile, LogRecord, Window};
+use super::remote::Remote;
 use super::source::{normalised, Cursor, Forward, SourceReport};
 use super::{pam, scale_for, Optimizer, Permuted, RowSource, Schedule, TrainConfig};
 use crate::artefact;
@@ -39,6 +40,8 @@ pub struct Member {
     pub provenance: Provenance,
     /// What it starts from, and who looks at that.
     pub beginning: Beginning,
+    /// Where it learns: the CPU, or a GPU.
+    pub device: Device,
 }
 
 /// A member before its first step. The default starts from its seed, unseen.
@@ -135,10 +138,29 @@ struct Running {
     learner: Box<dyn Learner>,
     optimizer: Optimizer,
     solver: Option<pam::Solver>,
+    on_device: Option<Remote>,
     schedule: Schedule,
     log: LogFile,
     window: Window,
     at_start: Option<serde_json::Value>,
+}
+
+impl Running {
+    /// Reads what the GPU has told so far, if it learns on one.
+    fn catch_up(&mut self) -> Result<()> {
+        match &mut self.on_device {
+            Some(remote) => remote.catch_up(self.learner.as_mut(), &mut self.window),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings the parameters back from the GPU, if it learns on one.
+    fn bring_home(&mut self) -> Result<()> {
+        match &mut self.on_device {
+            Some(remote) => remote.bring_home(self.learner.as_mut(), &mut self.window, &self.optimizer),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Trains all members from one pass over `source`, whose rows are scaled to mean squared norm `d_in` (see [`super::scale_for`]); `root`
@@ -206,9 +228,20 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
             }
             (window, log_len) = (state.window.clone(), state.log_len);
         }
+        let on_device = Remote::new(&member, learner.as_ref(), &optimizer)?;
         artefact::write(&member.dir, "config.toml", member.config_toml.as_bytes())?;
         let log = LogFile::open(&member.dir, log_len)?;
-        running.push(Running { schedule: Schedule::new(&member.train), member, learner, optimizer, solver, log, window, at_start });
+        running.push(Running {
+            schedule: Schedule::new(&member.train),
+            member,
+            learner,
+            optimizer,
+            solver,
+            on_device,
+            log,
+            window,
+            at_start,
+        });
     }
     // The rows that learners started from are also those that they calibrate thresholds on; nobody else needs them any more.
     let rows = if running.iter().any(|r| r.learner.calibrates()) { rows } else { rows.narrow(0, 0, 1)?.copy()? };
@@ -225,7 +258,7 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
         solve(&mut running, source, scale, root, step - 1, &before, progress, |s| s.due(step, batch))?;
         let rows = match source.next_rows(shared.batch) {
             Err(Error::Interrupted { .. }) => {
-                save(root, step - 1, before, &running)?;
+                save(root, step - 1, before, &mut running)?;
                 return Err(Error::Interrupted { doing: "training" });
             }
             rows => rows?,
@@ -243,11 +276,12 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
         }
         progress.advance(batch);
         if step % 16 == 0 {
+            running[0].catch_up()?;
             progress.status(&format!("fvu {:.4}", running[0].window.fvu()));
         }
         let stop = progress.is_cancelled();
         if step < n_steps && (stop || last_save.elapsed().as_secs_f64() >= shared.checkpoint_seconds) {
-            save(root, step, source.cursor(), &running)?;
+            save(root, step, source.cursor(), &mut running)?;
             last_save = Instant::now();
         }
         if stop && step < n_steps {
@@ -258,6 +292,7 @@ pub fn train(members: Vec<Member>, source: &mut dyn RowSource, root: &Path, mode
     solve(&mut running, source, scale, root, n_steps, &end, progress, |_| true)?;
     for r in &mut running {
         log_line(r, n_steps, epoch)?;
+        r.bring_home()?;
     }
     progress.end();
     let seconds = started.elapsed().as_secs_f64();
@@ -316,6 +351,10 @@ fn solve(
 /// One member's step: loss, then the update.
 fn learn(r: &mut Running, x: &Tensor, spread: f64, docs: &[u64], step: u64) -> Result<()> {
     let lr = r.schedule.lr(step);
+    if let Some(remote) = &mut r.on_device {
+        remote.learn(r.learner.as_mut(), &mut r.optimizer, &mut r.window, x, (step, lr, spread))?;
+        return Ok(());
+    }
     let (x, spread) = match &r.solver {
         Some(solver) => solver.taught(x, docs, spread)?,
         None => (x.clone(), spread),
@@ -331,18 +370,22 @@ fn learn(r: &mut Running, x: &Tensor, spread: f64, docs: &[u64], step: u64) -> R
     if !norm.is_finite() {
         return Err(Error::Diverged { step, loss: norm, lr });
     }
-    r.window.add(x.dim(0)? as u64, &made, spread, norm);
+    r.window.add(x.dim(0)? as u64, &made.figures(), spread, norm);
     Ok(())
 }
 
 /// Closes a member's log window.
 fn log_line(r: &mut Running, step: u64, epoch: u64) -> Result<()> {
+    r.catch_up()?;
     let tokens = step * r.member.train.batch as u64;
     let record = r.window.take(step, tokens, epoch, r.schedule.lr(step), r.learner.silence());
     r.log.write(&record)
 }
 
-fn save(root: &Path, step: u64, cursor: Cursor, running: &[Running]) -> Result<()> {
+fn save(root: &Path, step: u64, cursor: Cursor, running: &mut [Running]) -> Result<()> {
+    for r in running.iter_mut() {
+        r.bring_home()?;
+    }
     let members = running
         .iter()
         .map(|r| {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
+mod on_gpu;
 mod solved;
 
 use super::*;
@@ -107,6 +108,7 @@ fn member_of(root: &Path, sae: SaeConfig, name: &str, seed: u64, n_tokens: u64, 
         config_toml,
         provenance: Provenance::default(),
         beginning: Beginning::default(),
+        device: candle_core::Device::Cpu,
     }
 }
 

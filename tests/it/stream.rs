@@ -184,6 +184,7 @@ fn sweep(root: &Path) -> Vec<Member> {
             config_toml: format!("k = {k}\n"),
             provenance: Provenance::default(),
             beginning: Default::default(),
+            device: candle_core::Device::Cpu,
         }
     };
     vec![member(2, 0), member(4, 1)]

@@ -1,5 +1,7 @@
 //! Adam's state and rule (Kingma & Ba, arXiv 1412.6980).
 
+use candle_core::Tensor;
+
 use super::dispatch::dispatched;
 use super::vector::sq_norm;
 use crate::error::Result;
@@ -47,23 +49,29 @@ impl Moments {
         };
         Ok(Self { first: zeros()?, second: zeros()? })
     }
+
+    /// First and second moment of `w_enc`, `b_enc`, `w_dec` and `b_dec`.
+    pub fn pairs(&self) -> [[&Tensor; 2]; 4] {
+        let (m, v) = (&self.first, &self.second);
+        [[&m.w_enc, &v.w_enc], [&m.b_enc, &v.b_enc], [&m.w_dec, &v.w_dec], [&m.b_dec, &v.b_dec]]
+    }
 }
 
 /// Adam on slices, constants folded once per step.
 #[derive(Clone, Copy)]
-pub(super) struct Rule {
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
+pub(in crate::kernels) struct Rule {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
     /// `lr / (1 - beta1^t)`.
-    step_size: f32,
+    pub step_size: f32,
     /// `1 / sqrt(1 - beta2^t)`.
-    root_correction: f32,
+    pub root_correction: f32,
     grad_scale: f32,
 }
 
 impl Rule {
-    pub(super) fn new(adam: &Adam) -> Self {
+    pub fn new(adam: &Adam) -> Self {
         let t = adam.step as f64;
         Self {
             beta1: adam.beta1 as f32,

@@ -6,8 +6,9 @@ use super::super::{Adam, Coder, Columns, Measured, Moments, PursuitGrad, Pursuit
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 
-fn absent<T>() -> Result<T> {
-    Err(Error::Cuda { reason: "this build has no CUDA kernels".into() })
+pub fn absent<T>() -> Result<T> {
+    let help = "use --device cpu, or build with `--features cuda` (the README's \"On a GPU\" says what that needs)";
+    Err(Error::Cuda { reason: "this build has no CUDA kernels".into(), help: help.into() })
 }
 
 pub fn device(_name: &str) -> Result<Device> {

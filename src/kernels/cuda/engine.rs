@@ -2,6 +2,7 @@
 //! trait. Not for: any operation, nor for anything that a user of the library sees.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -51,7 +52,8 @@ pub struct Buffer {
     pub address: u64,
     /// How long, in bytes.
     pub bytes: usize,
-    /// What frees it.
+    /// What frees it: held, and never looked at.
+    #[allow(dead_code)]
     pub owner: Box<dyn Any + Send + Sync>,
 }
 
@@ -94,6 +96,21 @@ impl Grid {
     }
 }
 
+/// A matrix of bf16 as the copy engine reads it: in boxes of 64 columns, swizzled by 128 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileMap {
+    /// Of row 0; a multiple of 16.
+    pub address: u64,
+    /// Columns.
+    pub columns: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes from row to row; a multiple of 16.
+    pub stride: u64,
+    /// Columns and rows of a box.
+    pub box_: [u32; 2],
+}
+
 /// How the operands of a matrix product are read; results and sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operands {
@@ -104,6 +121,9 @@ pub enum Operands {
     /// f32.
     F32,
 }
+
+/// An engine that several hold.
+pub type Shared = Arc<dyn Engine + Send + Sync>;
 
 /// A device. Work goes in order, on one stream; only `download` waits for it.
 pub trait Engine {
@@ -119,6 +139,9 @@ pub trait Engine {
     /// Waits for all work so far, then copies from the start of `from`.
     fn download(&self, from: &Buffer, to: &mut [u8]) -> Result<()>;
 
+    /// Copies `bytes` from an address on the device to the start of `to`.
+    fn copy(&self, from: u64, to: &Buffer, bytes: usize) -> Result<()>;
+
     /// Starts a kernel of `kernels/`.
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()>;
 
@@ -129,6 +152,12 @@ pub trait Engine {
     /// Where the elements of a contiguous tensor on this device begin. The tensor must outlive the work that uses it.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
 
+    /// What a kernel takes to read boxes of a matrix: cuTensorMapEncodeTiled's words, or the simulator's own.
+    fn map(&self, tile: &TileMap) -> Result<[u64; 16]>;
+
     /// Compute capability: major * 10 + minor. The simulator says 0.
     fn capability(&self) -> u32;
+
+    /// Multiprocessors.
+    fn multiprocessors(&self) -> usize;
 }

@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_void, CStr, CString};
 
 use candle_core::{CpuStorage, Storage, Tensor};
 
-use super::engine::{Arg, Buffer, Engine, Grid, Operands};
+use super::engine::{Arg, Buffer, Engine, Grid, Operands, TileMap};
 use crate::error::{Error, Result};
 
 extern "C" {
@@ -133,6 +133,13 @@ impl Engine for Simulator {
         Ok(())
     }
 
+    fn copy(&self, from: u64, to: &Buffer, bytes: usize) -> Result<()> {
+        assert!(bytes <= to.bytes, "{bytes} bytes for a buffer of {}", to.bytes);
+        // SAFETY: the caller vouches for `from`; checked to fit.
+        unsafe { (to.address as *mut u8).copy_from_nonoverlapping(from as *const u8, bytes) };
+        Ok(())
+    }
+
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
         Self::check(kernel, args)?;
         let args: Vec<*const c_void> = args
@@ -190,8 +197,19 @@ impl Engine for Simulator {
         Ok(address)
     }
 
+    fn map(&self, tile: &TileMap) -> Result<[u64; 16]> {
+        let mut words = [0; 16];
+        let [columns, rows] = tile.box_.map(u64::from);
+        words[..6].copy_from_slice(&[tile.address, tile.columns, tile.rows, tile.stride, columns, rows]);
+        Ok(words)
+    }
+
     fn capability(&self) -> u32 {
         0
+    }
+
+    fn multiprocessors(&self) -> usize {
+        4
     }
 }
 

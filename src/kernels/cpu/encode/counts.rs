@@ -36,7 +36,7 @@ impl EncodeCounts {
     }
 
     /// Adds to the process's totals.
-    pub(super) fn add(self) {
+    pub(crate) fn add(self) {
         for (total, part) in COUNTS.iter().zip([self.rows, self.candidates, self.near_ties, self.whole_rows]) {
             total.fetch_add(part, Ordering::Relaxed);
         }
