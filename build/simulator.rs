@@ -1,5 +1,5 @@
 //! kernels/sim/all.cpp, by the C++ compiler at hand. With `LAPIDARY_SANITIZE=1` in the environment, under the address and undefined-behaviour
-//! sanitizers of gcc.
+//! sanitizers of gcc; with `LAPIDARY_SANITIZE=races`, with every access of a kernel told to the simulator (races.hpp).
 
 use std::path::Path;
 use std::process::Command;
@@ -12,10 +12,20 @@ pub fn build() {
     build.warnings(true).extra_warnings(true).opt_level(2).pic(true);
     // No fused multiply-add, where the machine would have one: one result everywhere. Locals that nobody set are no zeroes.
     build.flag("-ffp-contract=off").flag_if_supported("-Wno-psabi").flag_if_supported("-ftrivial-auto-var-init=pattern");
-    if std::env::var("LAPIDARY_SANITIZE").is_ok_and(|v| v == "1") {
-        sanitize(&mut build);
+    match std::env::var("LAPIDARY_SANITIZE").as_deref() {
+        Ok("1") => sanitize(&mut build),
+        Ok("races") => watch(&mut build),
+        _ => {}
     }
     build.compile("lapidary_sim");
+}
+
+/// The calls that gcc inserts for its thread sanitizer, and a simulator that answers them in place of that one's runtime.
+fn watch(build: &mut cc::Build) {
+    build.debug(true).define("LAPIDARY_RACES", "1").flag("-fsanitize=thread");
+    for parameter in ["tsan-instrument-func-entry-exit=0", "tsan-distinguish-volatile=1"] {
+        build.flag("--param").flag(parameter);
+    }
 }
 
 /// Findings become errors of a launch (`-fsanitize-recover`; launch.hpp).

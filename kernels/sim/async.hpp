@@ -7,12 +7,6 @@
 
 struct TensorMap;  // kernels/hopper.cuh: 16 words.
 
-#if defined(__ELF__)
-// The linker puts all `__shared__` variables side by side and says where.
-extern "C" unsigned char __start_lapidary_shared[] __attribute__((weak));
-extern "C" unsigned char __stop_lapidary_shared[] __attribute__((weak));
-#endif
-
 namespace sim {
 
 // Shared addresses of `__shared__` variables: above what dynamic shared memory can have.
@@ -47,6 +41,7 @@ static inline bool at_once() { return machine.schedule == 1 || (machine.schedule
 // --- copies of a thread ---
 
 static inline void perform(const Copy& copy) {
+    copied(copy.to, copy.wanted ? copy.from : nullptr);
     if (copy.wanted) {
         memcpy(copy.to, copy.from, 16);
     } else {
@@ -117,6 +112,7 @@ static inline Mbarrier& mbarrier_at(u64* at, const char* what) {
 }
 
 static inline void mbarrier_init(u64* at, u32 arrivals) {
+    Quiet quiet;
     if (shared_offset(at) % 8 != 0 || arrivals == 0 || arrivals >= 1u << 20) {
         die(text("mbarrier.init at shared byte %u for %u arrivals", shared_offset(at), arrivals));
     }
@@ -145,6 +141,8 @@ static inline void mbarrier_advance(Mbarrier& barrier) {
 }
 
 static inline void mbarrier_arrive_with(u64* at, i64 bytes, const char* what) {
+    Quiet quiet;
+    races_tell(at);
     Mbarrier& barrier = mbarrier_at(at, what);
     if (barrier.pending == 0) {
         die(text("%s: more arrivals at shared byte %u than the %u that it was initialised for", what, shared_offset(at), barrier.arrivals));
@@ -164,16 +162,19 @@ static inline void mbarrier_arrive_at(u64* at, u32 rank) { mbarrier_arrive(reint
 static inline void mbarrier_expect(u64* at, u32 bytes) { mbarrier_arrive_with(at, bytes, "mbarrier.arrive.expect_tx"); }
 
 static inline void mbarrier_wait(u64* at, u32 parity) {
+    Quiet quiet;
     while (mbarrier_at(at, "mbarrier.try_wait").phase == (parity & 1u)) {
         self->frame = at;
         park("mbarrier.try_wait", NOWHERE, 0);
         self->frame = nullptr;
     }
+    races_hear(at);
 }
 
 // --- the copy engine ---
 
 static void land(const Load& load) {
+    Quiet quiet;
     const u64* map = load.words;
     i64 columns = static_cast<i64>(map[1]), rows = static_cast<i64>(map[2]);
     u32 box_columns = static_cast<u32>(map[4]), box_rows = static_cast<u32>(map[5]);

@@ -188,6 +188,16 @@ TensorMap map_of(const std::vector<bf16>& matrix, u32 rows, u32 d) {
     return map;
 }
 
+// Watched for races while it is one of a launch's buffers.
+struct Watched {
+    const void* at;
+    template <class T>
+    explicit Watched(const std::vector<T>& buffer) : at(buffer.data()) {
+        lapidary_sim_buffer(at, buffer.size() * sizeof(T), 1);
+    }
+    ~Watched() { lapidary_sim_buffer(at, 0, 0); }
+};
+
 u32 checks = 0;
 u64 emitted = 0;
 
@@ -199,6 +209,7 @@ void fail(const Problem& p, const std::string& what, u32 schedule, u32 row, cons
 
 Codes finished(const std::vector<Entry>& entries, const std::vector<u32>& counts, u32 lists, u32 cap, u32 n, u32 k, u32 slots, u32 schedule) {
     Codes got{Floats(n * k, NAN), std::vector<u32>(n * k, 0xdeadbeef), std::vector<u32>(n, 0xdeadbeef)};
+    Watched watched[] = {Watched(entries), Watched(counts), Watched(got.values), Watched(got.indices), Watched(got.nnz)};
     Args args;
     args.add(entries.data()).add(counts.data()).add(lists).add(cap).add(n).add(k).add(slots);
     args.add(got.values.data()).add(got.indices.data()).add(got.nnz.data());
@@ -233,6 +244,7 @@ void check(const Problem& p, const Codes& want, Kernel kernel, u32 splits, u32 s
     std::vector<u32> bounds(p.n, 0), counts(p.n * lists, 0xdeadbeef);
     std::vector<Entry> entries(static_cast<size_t>(p.n) * lists * cap);
     Floats scores(BRING_UP == 1 ? static_cast<size_t>(p.n) * p.m : 0, NAN);
+    Watched watched[] = {Watched(p.x), Watched(p.w), Watched(p.bias), Watched(bounds), Watched(entries), Watched(counts), Watched(scores)};
     Args args;
     if (hopper) {
         args.add(map_of(p.x, p.n, p.d)).add(map_of(p.w, p.m, p.d));

@@ -148,6 +148,8 @@ struct same {
     static inline T NAME(T* at, typename sim::same<T>::type v) {                                             \
         static_assert(sim::one_of<T, __VA_ARGS__>::is, #NAME " of this type is not what a device has");      \
         sim::maybe_leave();                                                                                  \
+        sim::Atomic atomic;                                                                                  \
+        (void)atomic;                                                                                        \
         T old = *at;                                                                                         \
         *at = static_cast<T>(EXPRESSION);                                                                    \
         return old;                                                                                          \
@@ -181,6 +183,8 @@ template <class T>
 static inline T atomicCAS(T* at, typename sim::same<T>::type expected, typename sim::same<T>::type v) {
     static_assert(sim::one_of<T, int, unsigned, unsigned long long, unsigned short>::is, "atomicCAS of this type is not what a device has");
     sim::maybe_leave();
+    sim::Atomic atomic;
+    (void)atomic;
     T old = *at;
     if (old == expected) {
         *at = v;

@@ -134,8 +134,7 @@ static void shuffle_order() {
         return;
     }
     u32 threads = static_cast<u32>(m.order.size()), warps = (threads + 31) / 32, flip = m.random.below(2) ? 31u : 0u, n = 0;
-    static std::vector<u32> first;
-    first.resize(warps);
+    std::vector<u32> first(warps);
     for (u32 w = 0; w < warps; w++) {
         first[w] = w;
     }
@@ -250,6 +249,7 @@ static void run_blocks(u32 cluster) {
         m.random.shuffle(order);
     }
     m.running.assign(cluster, Block());
+    races_begin(static_cast<u32>(count));
     for (u64 i = 0; i < count && !m.failed; i++) {
         poison_statics();
         for (u32 rank = 0; rank < cluster; rank++) {
@@ -257,6 +257,7 @@ static void run_blocks(u32 cluster) {
             u32 x = static_cast<u32>(at % m.blocks.x), y = static_cast<u32>(at / m.blocks.x % m.blocks.y);
             prepare(m.running[rank], rank, uint3{x, y, static_cast<u32>(at / m.blocks.x / m.blocks.y)});
         }
+        races_cluster(static_cast<u32>(i));
         run_together();
         async_clear();
         for (Block& block : m.running) {

@@ -109,13 +109,13 @@ struct Fibre {
     std::vector<Copy> copies;
     std::vector<Product> products;
     u32 copy_groups = 0, product_groups = 0;
-    bool fenced = false;
+    bool fenced = false, quiet = false;
 
     void start() {
         copies.clear();
         products.clear();
         calls = copy_groups = product_groups = 0;
-        fenced = false;
+        fenced = quiet = false;
         site = {"", 0};
     }
 };
@@ -178,6 +178,12 @@ struct Machine {
 
 static Machine machine;
 static Fibre* self;
+
+#if defined(__ELF__)
+// The linker puts all `__shared__` variables side by side and says where.
+extern "C" unsigned char __start_lapidary_shared[] __attribute__((weak));
+extern "C" unsigned char __stop_lapidary_shared[] __attribute__((weak));
+#endif
 
 // Ends the launch. In a fibre it does not return.
 static void fail(const std::string& problem) {

@@ -2,7 +2,7 @@
 // one computes for all. Stricter than the hardware, on purpose: a lane that a mask names must be there, and at the same line.
 #pragma once
 
-#include "machine.hpp"
+#include "races.hpp"
 
 namespace sim {
 
@@ -10,6 +10,7 @@ static inline std::string lane_name(u32 lane) { return text("thread %u (lane %u)
 
 // `finish` sees the fibres by lane, absent ones null.
 static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (*finish)(Fibre** lanes)) {
+    Quiet quiet;
     Fibre& me = *self;
     Warp& warp = me.block->warps[me.warp];
     std::vector<Meeting>& meetings = warp.meetings;
@@ -48,6 +49,8 @@ static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (
     }
     if (finish) {
         finish(lanes);
+    } else {
+        races_met(lanes, 32);
     }
     for (u32 lane = 0; lane < 32; lane++) {
         if (lanes[lane] && lanes[lane] != &me) {
@@ -62,6 +65,9 @@ static void release(Barrier& barrier) {
     if (barrier.finish) {
         barrier.finish(members, n);
     }
+    if (barrier.expected == 0) {
+        races_met(members, n);
+    }
     for (u32 i = 0; i < n; i++) {
         if (members[i] != self) {
             wake(members[i]);
@@ -73,6 +79,7 @@ static void release(Barrier& barrier) {
 
 // All threads of the block that have not returned.
 static void meet_block(const char* what, Site site, void* frame, Finish finish) {
+    Quiet quiet;
     Fibre& me = *self;
     Barrier& barrier = me.block->barriers[0];
     if (!barrier.waiting.empty() && (barrier.waiting[0]->site != site || strcmp(barrier.waiting[0]->what, what) != 0)) {
@@ -93,6 +100,7 @@ static void meet_block(const char* what, Site site, void* frame, Finish finish) 
 
 // All threads of the cluster that have not returned.
 static inline void cluster_sync(Site site = here()) {
+    Quiet quiet;
     Barrier& barrier = machine.cluster_barrier;
     barrier.waiting.push_back(self);
     if (++barrier.arrived == machine.live) {
@@ -103,7 +111,8 @@ static inline void cluster_sync(Site site = here()) {
 }
 
 // `bar.sync id, count` and `bar.arrive id, count`: the barrier opens when `count` threads have come; who only arrives does not wait.
-static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site, Finish finish) {
+static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site) {
+    Quiet quiet;
     Fibre& me = *self;
     auto call = [&]() { return text("%s(%u, %u)", what, id, count) + at(site); };
     if (id == 0 || id >= BARRIERS || count == 0 || count % 32 != 0 || count > machine.threads) {
@@ -114,8 +123,8 @@ static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site
         die(call() + text(": others came to it for %u threads", barrier.expected));
     }
     barrier.expected = count;
-    barrier.finish = finish;
     barrier.arrived++;
+    races_tell(&barrier);
     if (wait) {
         barrier.waiting.push_back(&me);
     }
@@ -124,9 +133,12 @@ static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site
     } else if (wait) {
         park(what, site, id);
     }
+    if (wait) {
+        races_hear(&barrier);
+    }
 }
-static inline void barrier_sync(u32 id, u32 count, Site site = here()) { meet_named(id, count, true, "barrier_sync", site, nullptr); }
-static inline void barrier_arrive(u32 id, u32 count, Site site = here()) { meet_named(id, count, false, "barrier_arrive", site, nullptr); }
+static inline void barrier_sync(u32 id, u32 count, Site site = here()) { meet_named(id, count, true, "barrier_sync", site); }
+static inline void barrier_arrive(u32 id, u32 count, Site site = here()) { meet_named(id, count, false, "barrier_arrive", site); }
 
 // A thread has returned: barriers count without it, and no collective may be waiting for it.
 static void depart() {

@@ -41,6 +41,7 @@ static inline void ldmatrix_any(const char* what, u32 (&r)[4], const void* row, 
         die(text("%s: the row of thread %u begins at no multiple of 16 bytes", what, self->rank));
     }
     shared_offset(row);
+    copied(nullptr, row);
     MatrixRow mine = {row, r, transposed};
     meet_warp(what, 0xffffffffu, NOWHERE, &mine, load_matrices);
 }
@@ -89,6 +90,7 @@ static inline void mma_m16n8k16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1
 
 // The 128 threads from a multiple of 128 on. `finish` sees them by rank.
 static void meet_warpgroup(const char* what, Finish finish) {
+    Quiet quiet;
     Fibre& me = *self;
     u32 first = me.rank & ~127u;
     if (first + 128 > machine.threads) {

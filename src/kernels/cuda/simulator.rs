@@ -21,6 +21,7 @@ extern "C" {
     ) -> c_int;
     fn lapidary_sim_error() -> *const c_char;
     fn lapidary_sim_parameters(kernel: *const c_char) -> *const c_char;
+    fn lapidary_sim_buffer(at: *const c_void, bytes: usize, alive: c_int);
 }
 
 /// What fresh memory holds, as on a GPU: nothing to rely on.
@@ -47,7 +48,10 @@ unsafe impl Sync for Memory {}
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout by `alloc`.
-        unsafe { dealloc(self.at, self.layout) }
+        unsafe {
+            lapidary_sim_buffer(self.at.cast(), 0, 0);
+            dealloc(self.at, self.layout)
+        }
     }
 }
 
@@ -102,7 +106,10 @@ impl Engine for Simulator {
             return Err(failed(format!("no memory for a buffer of {bytes} bytes")));
         }
         // SAFETY: just allocated, that long.
-        unsafe { at.write_bytes(POISON, bytes) };
+        unsafe {
+            at.write_bytes(POISON, bytes);
+            lapidary_sim_buffer(at.cast(), bytes, 1);
+        }
         Ok(Buffer { address: at as u64, bytes, owner: Box::new(Memory { at, layout }) })
     }
 
@@ -184,7 +191,10 @@ impl Engine for Simulator {
             CpuStorage::U8(v) => (v.as_ptr() as u64, 1),
             _ => return Err(failed(format!("kernels take no {:?}", tensor.dtype()))),
         };
-        Ok(base + (start * size) as u64)
+        let address = base + (start * size) as u64;
+        // SAFETY: the range is only remembered.
+        unsafe { lapidary_sim_buffer(address as *const c_void, tensor.elem_count() * size, 1) };
+        Ok(address)
     }
 
     fn map(&self, tile: &TileMap) -> Result<[u64; 16]> {
