@@ -92,6 +92,12 @@ def verdict_of_hopper(checks, trusted):
     return "pair" if good("hopper") and good("hopper_pair") else "yes" if good("hopper") or trusted else ""
 
 
+def blame(results, section, faults):
+    """What a section left unchecked counts as failed."""
+    group = {"hopper": "hopper", "correct": "v1", "rust": "rust", "sanitize": "memcheck"}.get(section, "run")
+    reports.Report(results, section, quiet=True).check(f"{section} came to its end", faults, group)
+
+
 def conduct(options):
     begin = time.monotonic()
     out = Path(options.out)
@@ -125,8 +131,10 @@ def conduct(options):
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 how = "stopped"
-                reports.Report(results, name, quiet=True).check(f"{name} ended in time", [f"stopped after {left:.0f} s"],
-                                                                {"hopper": "hopper", "correct": "v1", "rust": "rust"}.get(name, "run"))
+                blame(results, name, [f"stopped after {left:.0f} s"])
+            if how.startswith("exit") and not any(c["faults"] for c in reports.read(results)[1] if c["section"] == name):
+                # It died without saying why: the log has it.
+                blame(results, name, [f"{how}: see log.txt"])
             told.append((name, how, time.monotonic() - started))
     numbers, checks, notes = reports.read(results)
     lines = [f"FAILED {c['group']}: {c['check']}: {c['faults'][0][:160]}" for c in checks if c["faults"]][:12]
@@ -142,7 +150,9 @@ def main():
     if options.plan or options.self_check:
         import selfcheck
         return selfcheck.plan(options) if options.plan else selfcheck.run(options)
-    return child(options) if options.child else conduct(options)
+    if options.child:
+        return 1 if child(options) else 0
+    return conduct(options)
 
 
 if __name__ == "__main__":
