@@ -19,7 +19,7 @@ import targets
 from driver import Blas, Cuda, Gpu, Mirrored
 from engine import Planned, Simulated, build_simulator
 from launch import Batch, Codes, Fused, Merge, chunk, finish_shape, fused_cap, row_room, splits
-from sections import correct, encode, step
+from sections import correct, encode, mem, step
 from training import RowCodes, Step, block, decode
 
 LETTERS = {"u32": "u", "i32": "i", "u64": "U", "f32": "f", "TensorMap": "m"}
@@ -186,7 +186,7 @@ def fake_gpu(declared, library):
 
 
 STUBS = {
-    "xformers.py": "import torch\ndef xformers_embedding_bag(i, w, v):\n    return torch.nn.functional.embedding_bag(i, w, per_sample_weights=v, mode='sum')\n",
+    "xformers.py": "import torch\ndef xformers_embedding_bag(i, w, v):\n    return torch.nn.functional.embedding_bag(i, w, per_sample_weights=v, mode='sum')\nembedding_bag_triton = xformers_embedding_bag\n",
     "fused_encoder.py": "import torch, torch.nn.functional as F\ndef fused_encoder(x, w, b, k, a):\n    p = F.relu(F.linear(x, w, b))\n"
                         "    return (*torch.topk(p, k, dim=-1, sorted=False), p)\n",
     "openai_kernels.py": "import torch\nclass TritonDecoderAutograd:\n    @staticmethod\n    def apply(i, v, w):\n"
@@ -265,6 +265,30 @@ def formulas(report):
     report.check("formulas", faults, "self")
 
 
+def timed(e, report, folder):
+    """The sections that time, at toy sizes and through the stand-in: that they run and leave the figures that the verdicts want."""
+    told = reports.Report(folder / "timed.jsonl", "timed", quiet=True)
+    encode.run(e, told, "yes", {"lag_1": e.variant("any")}, folder, lambda: 100, [(20, d, 512) for d in (64, 72, 128)], False)
+    step.run(e, told, "yes", folder, lambda: 100, [(20, 8, d, 320) for d in (64, 72, 128)], m=256, rows=2, context=8, layers=1)
+    mem.run(e, told, "", 20, 8, 64, 320)
+    numbers, checks, notes = reports.read(folder / "timed.jsonl")
+    widths = {"64": "2304", "72": "768", "128": "4096"}
+
+    def scaled(key):
+        kind, *words = key.split(".")
+        if kind == "mem":
+            return f"mem.8192.64.4096.1048576.{words[-1]}"
+        if kind in ("encode", "decode") and words[0] in widths:
+            return ".".join([kind, widths[words[0]], "65536", "8192", *words[3:]])
+        return f"step.8192.64.{widths[words[2]]}.65536.{words[4]}" if kind == "step" else key
+
+    # The fake counts no memory; no d = 24576 was run.
+    rows = targets.rows({scaled(k): 1.0 if k.endswith(("_bytes", "_peak", "_activations")) else v for k, v in numbers.items()}, checks)
+    absent = [r.what for r in rows if r.value is None and r.number not in (15, 16, 17)]
+    report.check("timed sections leave what the verdicts want", absent + [n["note"] for n in notes if "Error" in n.get("note", "")], "self")
+    report.check("timed sections found no fault", [c["check"] for c in checks if c["faults"]], "self")
+
+
 def run(options):
     begin = time.monotonic()
     declared = declarations.parse(declarations.preprocess())
@@ -298,5 +322,6 @@ def run(options):
         correct.run(driven, report, small[1:2], steps[:1])
         correct.run_hopper(driven, report, None, small[1:2], steps[:1])
         correct.run(Mirrored(declared, "any", fake), report, small[1:2], steps[:1])
+        timed(driven, report, folder)
         print(f"{'FAILED' if report.failed else 'ok'}: {report.failed} of the checks failed, {time.monotonic() - begin:.0f} s")
         return 1 if report.failed else 0
