@@ -22,7 +22,7 @@ def normal(n, d, m, seed, device="cpu"):
     return x, w, b
 
 
-def whole(n, d, m, seed, device="cpu", specials=("zero", "negative", "ascending", "NaN", "Inf")):
+def whole(n, d, m, seed, device="cpu", specials=("zero", "negative", "ascending", "NaN", "Inf"), copies=None):
     """Small integers, exact in bf16; equal rows of w; NaN, Inf, negative, zero and ascending rows of x where there are enough."""
     g = torch.Generator(device=device).manual_seed(seed)
     draw = lambda low, high, *shape: torch.randint(low, high + 1, shape, generator=g, device=device).float()
@@ -31,7 +31,7 @@ def whole(n, d, m, seed, device="cpu", specials=("zero", "negative", "ascending"
     w[:, 0] = draw(1, 2, m)
     w[:, 1] = (torch.arange(m, device=device) * 64 // m).float()
     x[:, 1] = 0
-    copies = torch.randperm(m, generator=g, device=device)[: m // 8]
+    copies = torch.randperm(m, generator=g, device=device)[: m // 8 if copies is None else copies]
     w[copies], b[copies] = w[copies[0]].clone(), b[copies[0]].clone()
     rows = torch.randperm(n, generator=g, device=device).tolist()
     for name, row in zip(specials, rows[: max(0, n - 1)]):

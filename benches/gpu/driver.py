@@ -21,8 +21,8 @@ WORKSPACE = 64 << 20
 class Cuda:
     """libcuda; every error raises."""
 
-    def __init__(self):
-        self.lib = ctypes.CDLL("libcuda.so.1")
+    def __init__(self, library="libcuda.so.1"):
+        self.lib = ctypes.CDLL(str(library))
         self.lib.cuGetErrorString.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
 
     def __call__(self, name, *args, doing=""):
@@ -79,11 +79,11 @@ def library(names):
 class Blas:
     """cuBLAS with a handle and a workspace of its own, as the Rust side has: torch's math modes do not reach it."""
 
-    def __init__(self):
-        self.lib = library(["libcublas.so.13", "libcublas.so.12", "libcublas.so"])
+    def __init__(self, path=None, device="cuda"):
+        self.lib = ctypes.CDLL(str(path)) if path else library(["libcublas.so.13", "libcublas.so.12", "libcublas.so"])
         self.handle = ctypes.c_void_p()
         self.check(self.lib.cublasCreate_v2(ctypes.byref(self.handle)), "cublasCreate")
-        self.space = torch.empty(WORKSPACE, dtype=torch.uint8, device="cuda")
+        self.space = torch.empty(WORKSPACE, dtype=torch.uint8, device=device)
         self.one, self.zero, self.on = ctypes.c_float(1), ctypes.c_float(0), None
 
     @staticmethod
@@ -119,20 +119,29 @@ class Gpu(Engine):
         torch.zeros(1, device="cuda")
         properties = torch.cuda.get_device_properties(0)
         self.multiprocessors, self.hopper = properties.multi_processor_count, properties.major == 9
-        self.cuda, self.checked, self.functions = Cuda(), checked, {}
+        self.open(Cuda(), Blas, fatbin, checked)
+
+    def open(self, cuda, blas, fatbin, checked):
+        self.cuda, self.checked, self.functions = cuda, checked, {}
         self.module, self.instead = self.cuda.module(fatbin), None
         try:
-            self.blas = Blas()
+            self.blas = blas()
         except (LaunchError, AttributeError) as e:
             # Then torch's own product with an f32 result, and one more copy.
             self.blas, self.without_blas = None, str(e)
+
+    def has(self, kernel):
+        try:
+            return bool(self.cuda.function(self.module, kernel))
+        except LaunchError:
+            return False
 
     def stream(self):
         return torch.cuda.current_stream().cuda_stream
 
     def variant(self, cubin):
         """The same engine with kernels of another build in front."""
-        other = object.__new__(Gpu)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.instead, other.functions, other.recording = self.cuda.module(cubin), {}, None
         return other
@@ -181,9 +190,9 @@ class Mirrored(Engine):
     """Tensors on the host, kernels on the GPU, without torch's CUDA: each launch copies what it names there, waits, and copies it back.
     Every tensor gets an allocation of its own size, so that overruns are seen. Products are the host's."""
 
-    def __init__(self, declarations, fatbin):
+    def __init__(self, declarations, fatbin, library="libcuda.so.1"):
         super().__init__(declarations)
-        self.cuda = Cuda()
+        self.cuda = Cuda(library)
         self.cuda("cuInit", 0)
         device, context = ctypes.c_int(), ctypes.c_void_p()
         self.cuda("cuDeviceGet", ctypes.byref(device), 0)

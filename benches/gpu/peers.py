@@ -1,7 +1,7 @@
 """What ours is timed against: PyTorch's dense way, sparsify's kernels, OpenAI's kernels; each with fused Adam, a decoder projected and
 renormalised, no clipping and no AuxK. The kernels are files that `carry.sh` found; they are read from there, not kept here.
 
-Generous where there is a choice: bias inside the product, unsorted top-k, no loss scaling, no statistics of dead latents.
+Generous where there is a choice: bias inside the product, unsorted top-k, no pass that takes a loss scale out, no statistics of dead latents.
 """
 
 import hashlib
@@ -96,13 +96,15 @@ class Sparsify(Trainer):
 
 class OpenAI(Trainer):
     """kernels.py of openai/sparse_autoencoder: its sparse products in the decoder, and in the encoder's gradient as its train.py does it.
-    fp16 under autocast, as there; no loss scaling."""
+    fp16 under autocast with a loss scale, as there: without it gradients would vanish, and its kernels skip zeroes. The scale is taken out by
+    Adam, not by a pass of its own."""
 
     autocast = torch.float16
 
     def __init__(self, path, *args, **more):
         super().__init__(*args, **more)
         kernels = self.kernels = load(path)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=torch.cuda.is_available())
         outer = self
 
         class Encode(torch.autograd.Function):
@@ -127,6 +129,14 @@ class OpenAI(Trainer):
         w_enc, b_enc, w_dec, b_dec = self.parameters
         indices, values = self.encode(x, b_dec, w_enc, b_enc)
         return self.kernels.TritonDecoderAutograd.apply(indices, F.relu(values), w_dec.T) + b_dec
+
+    def backward(self, loss):
+        self.scaler.scale(loss).backward()
+        self.project()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.normalise()
+        self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def project(self):

@@ -24,7 +24,7 @@ class Row:
     def line(self):
         value = "-" if self.value is None else f"{self.value:.2f}{self.unit}"
         limit = f"{'<=' if self.low else '>='} {self.must:g}{self.unit}" + ("" if self.good is None else f" ({self.good:g})")
-        return f"{self.number:>3}  {self.what:<52} {value:>10}  {limit:<18} {self.verdict()}"
+        return f"{self.number:>3}  {self.what:<58} {value:>10}  {limit:<18} {self.verdict()}"
 
 
 def rows(r, checks):
@@ -113,5 +113,5 @@ def table(numbers, checks, sections):
         lines.append("tokens/s, GPT-NeoX 6 x 768 bf16 + M=65536: " + ", ".join(f"{k} {v:,.0f}" for k, v in flow.items()))
     if "rust.tokens_per_second" in numbers:
         lines.append(f"lapidary train, d=768, M=24576, from shards: {numbers['rust.tokens_per_second']:,.0f} tokens/s")
-    lines += [f"{'#':>3}  {'quantity':<52} {'measured':>10}  {'target (stretch)':<18} verdict", *(row.line() for row in rows(numbers, checks))]
+    lines += [f"{'#':>3}  {'quantity':<58} {'measured':>10}  {'target (stretch)':<18} verdict", *(row.line() for row in rows(numbers, checks))]
     return lines

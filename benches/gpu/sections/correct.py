@@ -82,7 +82,7 @@ def batch_checks(e, report, shape, seed):
     n, d, m, k = shape
 
     def work():
-        x, w, b = (e.put(t) for t in cases.whole(n, d, m, seed, e.device, specials=("zero", "NaN")))
+        x, w, b = (e.put(t) for t in cases.whole(n, d, m, seed, e.device, specials=("zero", "NaN"), copies=8))
         width = row_room(k, m)
         rows, merge, batch = Codes(e, n, width), Merge(e, n, d, m, width), Batch(e, n, n * k)
         merge.run(cases.bf16(x), cases.bf16(w), b, rows)

@@ -17,10 +17,10 @@ SHAPES = [(8192, 2304, 65536), (8192, 768, 65536), (8192, 4096, 65536), (8192, 7
 SETS = 3
 
 
-def inputs(n, d, m):
-    w = torch.randn(m, d, device="cuda").div_(d ** 0.5)
-    b = torch.randn(m, device="cuda").mul_(0.05)
-    return [torch.randn(n, d, device="cuda") for _ in range(SETS)], w, b
+def inputs(e, n, d, m):
+    w = torch.randn(m, d, device=e.device).div_(d ** 0.5)
+    b = torch.randn(m, device=e.device).mul_(0.05)
+    return [torch.randn(n, d, device=e.device) for _ in range(SETS)], w, b
 
 
 def programs(e, make):
@@ -44,12 +44,12 @@ def shape(e, report, n, d, m, hopper, full):
             return ms
         except Exception as error:
             report.note(f"{key}.{who}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
-            torch.cuda.empty_cache()
+            timing.settle()
             return None
 
-    xs, w, b = inputs(n, d, m)
+    xs, w, b = inputs(e, n, d, m)
     xh, wh, bh = [x.bfloat16() for x in xs], w.bfloat16(), b.bfloat16()
-    out = torch.empty(n, m, dtype=torch.bfloat16, device="cuda")
+    out = torch.empty(n, m, dtype=torch.bfloat16, device=e.device)
     measure("gemm", [lambda x=x: torch.mm(x, wh.T, out=out) for x in xh])
     del out
     measure("eager", [lambda x=x: peers.encode(x, wh, bh, K) for x in xh])
@@ -113,9 +113,9 @@ def shape(e, report, n, d, m, hopper, full):
     measure("eager_batch", [lambda x=x: peers.encode_batch(x, wh, bh, total) for x in xh], 0.15)
 
 
-def compiled(report, n, d, m):
+def compiled(e, report, n, d, m):
     """torch.compile, default mode, once per width."""
-    xs, w, b = inputs(n, d, m)
+    xs, w, b = inputs(e, n, d, m)
     xh, wh, bh = [x.bfloat16() for x in xs], w.bfloat16(), b.bfloat16()
     try:
         encode = torch.compile(peers.encode)
@@ -127,10 +127,10 @@ def compiled(report, n, d, m):
 def decoding(e, report, n, d, m, carried):
     """Reconstructions alone: bf16 rows by ours, f32 rows by sparsify's Triton."""
     key = f"decode.{d}.{m}.{n}"
-    w, b = torch.randn(m, d, device="cuda"), torch.randn(d, device="cuda")
+    w, b = torch.randn(m, d, device=e.device), torch.randn(d, device=e.device)
     wh, out = w.bfloat16(), e.empty(n, d)
-    at = [torch.randint(0, m, (n, K), device="cuda", dtype=torch.int32) for _ in range(SETS)]
-    values = torch.rand(n, K, device="cuda")
+    at = [torch.randint(0, m, (n, K), device=e.device, dtype=torch.int32) for _ in range(SETS)]
+    values = torch.rand(n, K, device=e.device)
     runs = programs(e, lambda i: decode(e, wh, b, 0, 1.0, RowCodes(n, at[i], values, K), (0, m), out=out))
     ms = timing.median(runs, 0.2)[0]
     report.number(f"{key}.ours", ms)
@@ -142,11 +142,10 @@ def decoding(e, report, n, d, m, carried):
         report.number(f"{key}.sparsify", timing.median([lambda i=i: bag(i, w, values) for i in wide], 0.2)[0])
 
 
-def tuning(e, report, variants, hopper):
+def tuning(e, report, variants, hopper, n=8192, m=65536, widths=(768, 2304)):
     """What other settings would give, at two widths."""
-    n, m = 8192, 65536
-    for d in (768, 2304):
-        xs, w, b = inputs(n, d, m)
+    for d in widths:
+        xs, w, b = inputs(e, n, d, m)
         xh, wh, codes = [x.bfloat16() for x in xs], w.bfloat16(), Codes(e, n, K)
         del xs, w
         for mib in (16, 32, 128, 268):
@@ -163,18 +162,20 @@ def tuning(e, report, variants, hopper):
             report.number(f"tune.{d}.hopper_parts_{parts}", timing.median(programs(e, lambda i: fused.run(xh[i], wh, b, codes)), 0.15)[0])
 
 
-def run(e, report, hopper, variants, carried, left, shapes=SHAPES):
+def run(e, report, hopper, variants, carried, left, shapes=SHAPES, compile_too=True):
     report.write(key="encode.scratch_mib", value=SCRATCH >> 20)
     for i, (n, d, m) in enumerate(shapes):
         if left() < 25:
             report.note(f"encode: no time left for {shapes[i:]}")
             return
         shape(e, report, n, d, m, hopper, full=i < 3)
-        torch.cuda.empty_cache()
+        timing.settle()
         if i == 2:
-            for width in (2304, 768, 4096):
+            widths = [d for _, d, _ in shapes[:3]]
+            for width in widths:
                 decoding(e, report, n, width, m, carried)
-            for width in (2304, 768, 4096):
-                compiled(report, n, width, m)
-                torch.cuda.empty_cache()
-    tuning(e, report, variants, hopper)
+            for width in widths if compile_too else ():
+                compiled(e, report, n, width, m)
+                timing.settle()
+    n, _, m = shapes[0]
+    tuning(e, report, variants, hopper, n, m, sorted({d for _, d, _ in shapes})[:2])

@@ -13,10 +13,10 @@ SHAPES = [(8192, 64, 2304, 65536), (8192, 64, 768, 65536), (8192, 64, 4096, 6553
 SETS = 3
 
 
-def coder(d, m):
-    w_dec = torch.randn(m, d, device="cuda")
+def coder(e, d, m):
+    w_dec = torch.randn(m, d, device=e.device)
     w_dec /= w_dec.norm(dim=1, keepdim=True)
-    return [w_dec.clone(), torch.zeros(m, device="cuda"), w_dec, torch.zeros(d, device="cuda")]
+    return [w_dec.clone(), torch.zeros(m, device=e.device), w_dec, torch.zeros(d, device=e.device)]
 
 
 def bytes_of_state(d, m, element):
@@ -27,11 +27,11 @@ def lost(error):
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else repr(error)
 
 
-def peer(report, key, who, kind, first, n, k, d, m):
-    xs = [torch.randn(n, d, device="cuda") for _ in range(SETS)]
+def peer(e, report, key, who, kind, first, n, k, d, m):
+    xs = [torch.randn(n, d, device=e.device) for _ in range(SETS)]
     try:
         def go():
-            trainer = kind(*first, *coder(d, m), k)
+            trainer = kind(*first, *coder(e, d, m), k)
             trainer.step(xs[0])
             trainer.step(xs[1])
             return trainer
@@ -45,14 +45,14 @@ def peer(report, key, who, kind, first, n, k, d, m):
         report.number(f"{key}.{who}_backward", ms - timing.median([lambda x=x: trainer.forward(x) for x in xs], 0.3, 5)[0])
     except Exception as error:
         report.note(f"{key}.{who}: {lost(error)}")
-    torch.cuda.empty_cache()
+    timing.settle()
 
 
 def ours(e, report, key, who, n, k, d, m, **settings):
-    xs = [torch.randn(n, d, device="cuda") for _ in range(SETS)]
+    xs = [torch.randn(n, d, device=e.device) for _ in range(SETS)]
     try:
         def go():
-            step = Step(e, n, k, *coder(d, m), own=True, **settings)
+            step = Step(e, n, k, *coder(e, d, m), own=True, **settings)
             for x in xs[:2]:
                 step.x.copy_(x)
                 step.run()
@@ -81,23 +81,23 @@ def ours(e, report, key, who, n, k, d, m, **settings):
             report.write(note=f"{key}: finite norm {e.read(step.norm).item():.3g}, bad steps {e.read(step.bad).item()}")
     except Exception as error:
         report.note(f"{key}.{who}: {lost(error)}")
-    torch.cuda.empty_cache()
+    timing.settle()
 
 
-def host_and_coder(e, report, encoder):
+def host_and_coder(e, report, encoder, m=65536, rows=32, context=256, layers=6):
     """Tokens per second of a random GPT-NeoX of Pythia-160M's shape up to its 6th layer in bf16, of a training step, and of both."""
     try:
         from transformers import GPTNeoXConfig, GPTNeoXModel
     except ImportError as error:
         report.note(f"host: {error}")
         return
-    d, m, k, rows, context = 768, 65536, 64, 32, 256
-    config = GPTNeoXConfig(hidden_size=d, num_hidden_layers=6, num_attention_heads=12, intermediate_size=3072, vocab_size=50304)
-    host = GPTNeoXModel(config).to("cuda", torch.bfloat16).eval()
-    tokens = [torch.randint(0, 50304, (rows, context), device="cuda") for _ in range(SETS)]
+    d, k = 768, 64
+    config = GPTNeoXConfig(hidden_size=d, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=3072, vocab_size=50304)
+    host = GPTNeoXModel(config).to(e.device, torch.bfloat16).eval()
+    tokens = [torch.randint(0, 50304, (rows, context), device=e.device) for _ in range(SETS)]
     n = rows * context
-    step = Step(e, n, k, *coder(d, m), own=True, encoder=encoder)
-    step.x.copy_(torch.randn(n, d, device="cuda"))
+    step = Step(e, n, k, *coder(e, d, m), own=True, encoder=encoder)
+    step.x.copy_(torch.randn(n, d, device=e.device))
     step.run()
     with e.record() as program:
         step.run()
@@ -114,7 +114,7 @@ def host_and_coder(e, report, encoder):
         report.number(f"flow.{who}", n / timing.median(runs, 0.3)[0] * 1e3)
 
 
-def run(e, report, hopper, carried, left, shapes=SHAPES):
+def run(e, report, hopper, carried, left, shapes=SHAPES, **host):
     found, absent = peers.trainers(carried)
     for sentence in absent:
         report.note(sentence)
@@ -127,11 +127,11 @@ def run(e, report, hopper, carried, left, shapes=SHAPES):
         if hopper:
             ours(e, report, key, "hopper", n, k, d, m, encoder="encode_hopper")
         for who, (kind, first) in found.items():
-            peer(report, key, who, kind, first, n, k, d, m)
+            peer(e, report, key, who, kind, first, n, k, d, m)
         if i == 0:
             ours(e, report, key, "certified", n, k, d, m, precision="certified")
             ours(e, report, key, "batch", n, k, d, m, choice="batch")
     try:
-        host_and_coder(e, report, "encode_hopper" if hopper else "merge")
+        host_and_coder(e, report, "encode_hopper" if hopper else "merge", **host)
     except Exception as error:
         report.note(f"host: {lost(error)}")
