@@ -167,3 +167,29 @@ fn what_a_dialect_cannot_hold_is_refused_with_the_reason() {
         assert!(error.exit_code() == 2 && error.to_string().contains(why), "{name} as {format}: {error}");
     }
 }
+
+/// Steps take memory: a file does not decide how much.
+#[test]
+fn a_pursuit_without_end_is_refused() {
+    let coder = lapidary::kernels::Coder {
+        w_enc: Tensor::eye(4, candle_core::DType::F32, &Device::Cpu).unwrap(),
+        b_enc: Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu).unwrap(),
+        w_dec: Tensor::eye(4, candle_core::DType::F32, &Device::Cpu).unwrap(),
+        b_dec: Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu).unwrap(),
+    };
+    let d = Dictionary::new(coder, "mp:2".parse().unwrap(), true, Default::default()).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let saelens = formats::by_id("saelens").unwrap();
+    saelens.write(&d, out.path(), &WriteOptions::default()).unwrap();
+    let cfg = out.path().join("cfg.json");
+    let text = std::fs::read_to_string(&cfg).unwrap();
+    let endless = text.replace("\"max_iterations\":2", "\"max_iterations\":1000000000000");
+    assert_ne!(text, endless);
+    std::fs::write(&cfg, &endless).unwrap();
+    let error = saelens.read(out.path(), &ReadOptions::default()).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("iterations"), "{error}");
+    // A row that ends at a repeat takes as many steps as there are atoms, and one.
+    std::fs::write(&cfg, endless.replace("\"stop_on_duplicate_support\":false", "\"stop_on_duplicate_support\":true")).unwrap();
+    let read = saelens.read(out.path(), &ReadOptions::default()).unwrap().dictionary;
+    assert!(matches!(read.activation, lapidary::Activation::Pursuit { steps: 5, .. }), "{:?}", read.activation);
+}

@@ -12,6 +12,9 @@ use crate::formats::foreign::{Foreign, Source};
 use crate::formats::tensors::{peek_json, read_json, Tensors};
 use crate::kernels::{Coder, Pick};
 
+/// Iterations of a pursuit that nothing else bounds.
+const MOST_STEPS: usize = 65_536;
+
 pub(super) fn read(at: &Path) -> Result<Foreign> {
     let (json_path, path) = (at.join(CONFIG), at.join(WEIGHTS));
     let config = read_json(NAME, &json_path)?;
@@ -58,6 +61,11 @@ fn weights(c: &Config, t: &mut Tensors, notes: &mut Vec<String>) -> Result<Dicti
         if !c.centred {
             notes.push("`apply_b_dec_to_input` is false, and then SAELens' pursuit uses b_dec nowhere: it is kept as zeros".into());
             b_dec = b_dec.zeros_like()?;
+        }
+        // A row that ends when an atom repeats takes no more steps than there are atoms, and one. Others take memory by the step.
+        let steps = if stop_on_repeat { steps.min(c.d_sae + 1) } else { steps };
+        if steps > MOST_STEPS {
+            return Err(unsupported(format!("a pursuit of {steps} iterations"), "lower `max_iterations`, or stop on duplicate support"));
         }
         let b_enc = Tensor::zeros(c.d_sae, DType::F32, &Device::Cpu)?;
         let coder = Coder { w_enc: w_dec.clone(), b_enc, w_dec, b_dec };
