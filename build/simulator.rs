@@ -1,11 +1,8 @@
 //! kernels/sim/all.cpp, by the C++ compiler at hand. With `LAPIDARY_SANITIZE=1` in the environment, under the address and undefined-behaviour
-//! sanitizers of gcc.
+//! sanitizers of gcc; with `LAPIDARY_SANITIZE=races`, with every access of a kernel told to the simulator (races.hpp).
 
 use std::path::Path;
 use std::process::Command;
-
-/// `-l` them and the linker leaves them out: nothing of Rust's refers to them, and they must come before the C library.
-const RUNTIMES: &[&str] = &["libasan.a", "libubsan.a"];
 
 pub fn build() {
     println!("cargo:rerun-if-changed=kernels");
@@ -14,23 +11,33 @@ pub fn build() {
     build.cpp(true).std("c++17").file("kernels/sim/all.cpp").include("kernels");
     build.warnings(true).extra_warnings(true).opt_level(2).pic(true);
     // No fused multiply-add, where the machine would have one: one result everywhere. Locals that nobody set are no zeroes.
-    build.flag("-ffp-contract=off").flag_if_supported("-ftrivial-auto-var-init=pattern");
-    if std::env::var("LAPIDARY_SANITIZE").is_ok_and(|v| v == "1") {
-        sanitize(&mut build);
+    build.flag("-ffp-contract=off").flag_if_supported("-Wno-psabi").flag_if_supported("-ftrivial-auto-var-init=pattern");
+    match std::env::var("LAPIDARY_SANITIZE").as_deref() {
+        Ok("1") => sanitize(&mut build),
+        Ok("races") => watch(&mut build),
+        _ => {}
     }
     build.compile("lapidary_sim");
 }
 
-/// Findings become errors of a launch (`-fsanitize-recover`), and the runtimes are linked in whole, as they cannot be preloaded into a test.
+/// The calls that gcc inserts for its thread sanitizer, and a simulator that answers them in place of that one's runtime.
+fn watch(build: &mut cc::Build) {
+    build.debug(true).define("LAPIDARY_RACES", "1").flag("-fsanitize=thread");
+    for parameter in ["tsan-instrument-func-entry-exit=0", "tsan-distinguish-volatile=1"] {
+        build.flag("--param").flag(parameter);
+    }
+}
+
+/// Findings become errors of a launch (`-fsanitize-recover`; launch.hpp).
 fn sanitize(build: &mut cc::Build) {
     build.debug(true).flag("-fno-omit-frame-pointer");
     build.flag("-fsanitize=address,undefined").flag("-fsanitize-recover=address,undefined");
     build.flag("-fsanitize-sections=lapidary_shared");
+    // In whole, or `malloc` would stay the C library's; the runtime as a shared library would have to come before that one.
     println!("cargo:rustc-link-arg=-Wl,--whole-archive");
-    for name in RUNTIMES {
-        println!("cargo:rustc-link-arg={}", runtime(build, name));
-    }
+    println!("cargo:rustc-link-arg={}", runtime(build, "libasan.a"));
     println!("cargo:rustc-link-arg=-Wl,--no-whole-archive");
+    println!("cargo:rustc-link-arg={}", runtime(build, "libubsan.a"));
     for library in ["-lstdc++", "-lpthread", "-ldl", "-lrt", "-lm"] {
         println!("cargo:rustc-link-arg={library}");
     }

@@ -2,7 +2,8 @@
 // compile the same files, and the simulator (sim/) too: there `__CUDACC__` is absent and sim/shim.hpp supplies the language.
 //
 // Rules for every kernel file:
-//  * kernels are declared `KERNEL name(...)` and named once more in `REGISTER(name)` below, which is how the simulator finds them;
+//  * kernels are declared `KERNEL name(...)` and named once more in `REGISTER(name)` below, which is how the simulator finds them (with
+//    __cluster_dims__(n, 1, 1): `REGISTER_CLUSTER(name, n)`);
 //  * file-local functions are `__device__ static` with names of their own (all files become one translation unit, all.cu);
 //  * parameters are pointers, u32, i32, u64, f32; sizes that may exceed 2^32 are u64;
 //  * dynamic shared memory through SHARED_DYN(type, name), once per kernel;
@@ -12,6 +13,7 @@
 #ifdef __CUDACC__
 #define KERNEL extern "C" __global__ void
 #define REGISTER(name)
+#define REGISTER_CLUSTER(name, blocks)
 #define SHARED_DYN(T, name)                                        \
     extern __shared__ __align__(128) unsigned char lapidary_shared[]; \
     T* name = reinterpret_cast<T*>(lapidary_shared)

@@ -81,8 +81,8 @@ __device__ static inline void decode_row(const W* RESTRICT w, const f32* base, u
 
 DECODE(decode_f32, f32, 4, 1024)
 DECODE(decode_bf16, bf16, 8, 1024)
-DECODE(decode_f32_odd, f32, 1, 1024)
-DECODE(decode_bf16_odd, bf16, 1, 1024)
+DECODE(decode_f32_odd, f32, 1, 896)
+DECODE(decode_bf16_odd, bf16, 1, 896)
 
 // Suffix sums over the groups, in place or rounded into `half`: row p becomes the sum of rows p.. of errors [groups, count].
 KERNEL suffix_sums(f32* errors, u32 groups, u64 count, bf16* half) {

@@ -1,8 +1,8 @@
 // Fused encode for sm_80 and later by mma.sync: x w^T + bias, candidates chosen while the products are still in registers.
 // Not for: sm_90, where mma.sync reaches 65 % of the rate (encode_hopper.cu), and the last step, `finish`. No score is stored.
 //
-// A block owns 128 rows of x and walks a range of w's tiles of 128 rows; each of its four warps has 64 x 64 of the products. A row lies in the
-// quads of two warps, which are two streams for the selection (select.cuh): each has lists and bounds of its own, and heeds the other's.
+// A block owns 128 rows of x and walks a range of w's tiles of 128 rows; each of its four warps has 64 x 64 of the products. A row lies in
+// the quads of two warps, which are two streams for the selection (select.cuh): each has lists and bounds of its own, and heeds the other's.
 // Copies run ahead through a ring, across tiles, so they go on while a warp chooses.
 
 #include "ampere.cuh"
@@ -37,8 +37,8 @@ __device__ static inline void ampere_copy(u8* to, const bf16* from, u32 row, u32
 }
 
 template <u32 STAGES>
-__device__ static inline void ampere_encode(AmpereShared<STAGES>* shared, const bf16* x, const bf16* w, const f32* bias, u32 n, u32 m, u32 d,
-                                            u32 k, bool relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
+__device__ static inline void ampere_encode(AmpereShared<STAGES>* shared, const bf16* x, const bf16* w, const f32* bias, u32 n, u32 m,
+                                            u32 d, u32 k, bool relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
     u32 lane = threadIdx.x & 31u, warp = threadIdx.x >> 5, quad = lane & 3u;
     u32 top = blockIdx.x * AMPERE_SIDE, row = top + warp / 2 * 64 + lane / 4;  // and row + 8, + 16, .. + 56
     u32 side = warp % 2;
@@ -110,7 +110,10 @@ __device__ static inline void ampere_encode(AmpereShared<STAGES>* shared, const 
         }
         // What others found is read now and then: it only saves work.
         if (turn % 4 == 3) {
-            UNROLL for (u32 r = 0; r < 8; ++r) { gate[r] = select_heed(gate[r], select_peek(bounds + (row + 8 * r < n ? row + 8 * r : 0))); }
+            UNROLL for (u32 r = 0; r < 8; ++r) {
+                u32 at = row + 8 * r;
+                gate[r] = select_heed(gate[r], select_peek(bounds + (at < n ? at : 0)));
+            }
         }
         u32 column = tile * AMPERE_SIDE + side * 64 + 2 * quad;
         const f32* mine = add + side * 64 + 2 * quad;
@@ -146,8 +149,8 @@ __device__ static inline void ampere_encode(AmpereShared<STAGES>* shared, const 
 
 #endif  // AMPERE
 
-// x bf16 [n, d], w bf16 [m, d], 16-byte aligned, d a multiple of 8; bias f32 [m]. Grid: x = ceil(n / 128), y = splits of the tiles of w; 128
-// threads; dynamic shared memory: sizeof(AmpereShared<stages>). bounds u32 [n], zeroed beforehand, belongs to this call. Lists as `finish`
+// x bf16 [n, d], w bf16 [m, d], 16-byte aligned, d a multiple of 8; bias f32 [m]. Grid: x = ceil(n / 128), y = splits of the tiles of w;
+// 128 threads; dynamic shared memory: sizeof(AmpereShared<stages>). bounds u32 [n], zeroed beforehand, belongs to this call. Lists as `finish`
 // wants them, 8 * splits per row: entries [n, 8 splits, cap], counts [n, 8 splits]; cap >= k + k / 10 + 16; entries are less than 4 GiB.
 KERNEL __launch_bounds__(128)
     encode_ampere(const bf16* x, const bf16* w, const f32* bias, u32 n, u32 m, u32 d, u32 k, u32 relu, u32* bounds, Entry* entries,

@@ -1,14 +1,15 @@
 // Fused encode for sm_90a: x w^T + bias by TMA and wgmma, candidates chosen while the products are still in registers.
 // Not for: other chips (encode_ampere.cu), and the last step, `finish`. No score is stored.
 //
-// A block owns 128 rows of x and walks a range of w's tiles of 256 rows. Warpgroup 0 produces: one thread starts the copies, one warp brings
-// the bias. Warpgroups 1 and 2 own 64 rows each: a quad of lanes has two rows, all 64 scores of a row in a lane go through that row's gate
+// A block owns 128 rows of x and walks a range of w's tiles of 256 rows. Warpgroup 0 produces: one thread starts the copies, one warp
+// brings the bias. Warpgroups 1 and 2 own 64 rows each: a quad of lanes has two rows, all 64 scores of a row in a lane go through that row's gate
 // (select.cuh). The two do not wait for each other: while one selects, the other multiplies.
 //
-// In a cluster of two, blocks of other rows and the same tiles, each block copies half of a tile of w and the copy engine puts it into both.
+// In a cluster of two, blocks of other rows and the same tiles, each block copies half of a tile of w, and the copy engine puts it into
+// both.
 //
-// -DHOPPER_STAGES=n: depth of the ring. -DHOPPER_LAG=n: warpgroup 2 starts n nanoseconds late. -DBRING_UP=1: `entries` is f32 [n, m] and gets the scores. -DBRING_UP=2: no compaction; cap must
-// hold a lane's share of the range, 64 per tile.
+// -DHOPPER_STAGES=n: depth of the ring. -DHOPPER_LAG=n: warpgroup 2 starts n nanoseconds late. -DBRING_UP=1: `entries` is f32 [n, m] and
+// gets the scores. -DBRING_UP=2: no compaction; cap must hold a lane's share of the range, 64 per tile.
 
 #include "hopper.cuh"
 #include "select.cuh"
@@ -39,7 +40,8 @@ struct HopperShared {
 
 // One thread: copies of every step of every tile, as far ahead as the ring allows.
 template <u32 BLOCKS>
-__device__ static inline void hopper_copy(HopperShared* shared, const TensorMap* x_map, const TensorMap* w_map, u32 first, u32 last, u32 steps) {
+__device__ static inline void hopper_copy(HopperShared* shared, const TensorMap* x_map, const TensorMap* w_map, u32 first, u32 last,
+                                          u32 steps) {
     u32 stage = 0, phase = 0, half = blockIdx.x % BLOCKS;
     for (u32 tile = first; tile < last; ++tile) {
         for (u32 step = 0; step < steps; ++step) {
@@ -116,8 +118,8 @@ __device__ static inline void hopper_release(u64* empty, bool leader) {
 
 // A warpgroup: products and selection for its 64 rows.
 template <u32 BLOCKS>
-__device__ static inline void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last, u32* bounds,
-                                     Entry* entries, u32* counts, u32 cap) {
+__device__ static inline void hopper_choose(HopperShared* shared, u32 n, u32 m, u32 steps, u32 k, bool relu, u32 first, u32 last,
+                                            u32* bounds, Entry* entries, u32* counts, u32 cap) {
     u32 group = __shfl_sync(FULL, threadIdx.x / 128 - 1, 0);  // tells the compiler that the warp agrees
     u32 lane = threadIdx.x & 31u, quad = lane & 3u;
     u32 row = blockIdx.x * HOPPER_ROWS + group * 64 + (threadIdx.x % 128) / 32 * 16 + lane / 4;  // and row + 8
@@ -271,19 +273,18 @@ KERNEL __launch_bounds__(384, 1)
 }
 REGISTER(encode_hopper)
 
-// The same in clusters of two blocks: the grid's x is rounded up to even. Not in the simulator, where a block is alone.
-#ifdef __CUDACC__
+// The same in clusters of two blocks: the grid's x is rounded up to even.
 #if HOPPER
 #define IN_PAIRS __cluster_dims__(2, 1, 1)
 #else
 #define IN_PAIRS
 #endif
 KERNEL IN_PAIRS __launch_bounds__(384, 1)
-    encode_hopper_pair(const __grid_constant__ TensorMap x_map, const __grid_constant__ TensorMap w_map, const f32* bias, u32 n, u32 m, u32 d,
-                       u32 k, u32 relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
+    encode_hopper_pair(const __grid_constant__ TensorMap x_map, const __grid_constant__ TensorMap w_map, const f32* bias, u32 n, u32 m,
+                       u32 d, u32 k, u32 relu, u32* bounds, Entry* entries, u32* counts, u32 cap) {
 #if HOPPER
     SHARED_DYN(u8, bytes);
     hopper_encode<2>(bytes, &x_map, &w_map, bias, n, m, d, k, relu != 0, bounds, entries, counts, cap);
 #endif
 }
-#endif
+REGISTER_CLUSTER(encode_hopper_pair, 2)

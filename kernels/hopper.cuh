@@ -98,8 +98,7 @@ __device__ static inline void tma_load(void* to, const TensorMap* map, u64* barr
 #endif
 }
 
-// To the same place in both blocks of a cluster of two; the bytes count on the barrier at the same place in each. (The simulator runs one
-// block at a time and has none of what concerns clusters.)
+// To the same place in both blocks of a cluster of two; the bytes count on the barrier at the same place in each.
 __device__ static inline void tma_load_both(void* to, const TensorMap* map, u64* barrier, i32 column, i32 row) {
 #ifdef __CUDACC__
     asm volatile(
@@ -108,7 +107,7 @@ __device__ static inline void tma_load_both(void* to, const TensorMap* map, u64*
         "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "h"(static_cast<u16>(3))
         : "memory");
 #else
-    tma_load(to, map, barrier, column, row);
+    sim::tma_load_all(to, map, barrier, column, row);
 #endif
 }
 
@@ -121,8 +120,7 @@ __device__ static inline void mbarrier_arrive_at(u64* barrier, u32 rank) {
         "r"(rank)
         : "memory");
 #else
-    static_cast<void>(rank);
-    mbarrier_arrive(barrier);
+    sim::mbarrier_arrive_at(barrier, rank);
 #endif
 }
 
@@ -131,7 +129,7 @@ __device__ static inline void cluster_sync() {
 #ifdef __CUDACC__
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
-    __syncthreads();
+    sim::cluster_sync();
 #endif
 }
 

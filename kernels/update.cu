@@ -28,9 +28,11 @@ struct Source {
     const u32* ends;      // [groups]: the latent after each group's last
     u32 groups;
     u64 stride;  // n d_out
-    f32 scale;
+    const f32* times;  // or null
+    f32 base_scale;
 
-    __device__ inline bool present() const { return starts || segments; }
+    // Made where it is needed: registers are short.
+    __device__ inline f32 scale() const { return times ? base_scale * *times : base_scale; }
     __device__ inline u32 n_segments(u32 j) const { return segments ? segments[j + 1] - segments[j] : 0; }
     __device__ inline u32 begin(u32 j) const { return starts ? starts[j] : 0; }
     __device__ inline u32 end(u32 j) const { return starts ? starts[j + 1] : 0; }
@@ -50,7 +52,7 @@ struct Source {
 #define SOURCE_OF(G, p, ends, groups, stride)                                                                                              \
     Source<G> {                                                                                                                            \
         p##_starts, p##_rows, p##_values, p##_dz, p##_segments, p##_sums, p##_biases, p##_grads, ends, groups, stride,                     \
-            p##_times ? p##_scale * *p##_times : p##_scale                                                                                 \
+            p##_times, p##_scale                                                                                                           \
     }
 
 // Rows in flight.
@@ -87,6 +89,7 @@ template <typename G, int E>
 __device__ static inline void gather_dz(const Source<G>& s, u32 begin, u32 end, const G* grad, u32 d_out, const f32* w, f32* sum,
                                         f32* scratch) {
     const int B = gathered<G, E>();
+    f32 scale = s.scale();
     for (u32 e = begin; e < end; e += B) {
         Row<G, E> of[B];
         f32 dots[B];
@@ -104,9 +107,9 @@ __device__ static inline void gather_dz(const Source<G>& s, u32 begin, u32 end, 
         for (int b = 0; b < B; b++) {
             if (e + b < end) {
                 if (threadIdx.x == 0) {
-                    s.dz[e + b] = dots[b] * s.scale;
+                    s.dz[e + b] = dots[b] * scale;
                 }
-                of[b].add(s.values[e + b] * s.scale, sum);
+                of[b].add(s.values[e + b] * scale, sum);
             }
         }
     }
@@ -174,8 +177,8 @@ __device__ static inline void one_segment(const Source<G>& s, const u32* owners,
 
 GATHER_SEGMENTS(gather_segments_f32, f32, 4, 1024)
 GATHER_SEGMENTS(gather_segments_bf16, bf16, 4, 1024)
-GATHER_SEGMENTS(gather_segments_f32_odd, f32, 1, 1024)
-GATHER_SEGMENTS(gather_segments_bf16_odd, bf16, 1, 1024)
+GATHER_SEGMENTS(gather_segments_f32_odd, f32, 1, 896)
+GATHER_SEGMENTS(gather_segments_bf16_odd, bf16, 1, 896)
 
 // What `measure` finds out about each latent, [m] each.
 struct Found {
@@ -204,10 +207,10 @@ __device__ static inline void measure_latent(const Source<G>& a, const Source<G>
         }
         return;
     }
-    f32 sum[ITEMS], parallel[1] = {0};
+    f32 sum[ITEMS], of_decoder;
     items_zero(sum);
     {
-        f32 w[ITEMS];
+        f32 w[ITEMS], parallel[1] = {0};
         Row<f32, E> atom;
         atom.load(w_dec + static_cast<u64>(j) * d_out, d_out);
         atom.values(w);
@@ -229,8 +232,11 @@ __device__ static inline void measure_latent(const Source<G>& a, const Source<G>
                 sum[i] -= parallel[0] * w[i];
             }
         }
+        if (threadIdx.x == 0) {
+            found.parallel[j] = parallel[0];
+        }
+        of_decoder = items_dot(sum, sum);
     }
-    f64 square = items_dot(sum, sum);
     // dz is read by all threads of the block from here on.
     __syncthreads();
     items_zero(sum);
@@ -249,9 +255,8 @@ __device__ static inline void measure_latent(const Source<G>& a, const Source<G>
             bias += sum_dz(s.dz, s.begin(j), s.end(j), scratch);
         }
     }
-    square = block_sum(square + items_dot(sum, sum), wide);
+    f64 square = block_sum(static_cast<f64>(of_decoder) + items_dot(sum, sum), wide);
     if (threadIdx.x == 0) {
-        found.parallel[j] = parallel[0];
         found.bias[j] = bias;
         found.squares[j] = square + static_cast<f64>(bias) * bias;
     }
@@ -267,8 +272,8 @@ __device__ static inline void measure_latent(const Source<G>& a, const Source<G>
 
 MEASURE(measure_f32, f32, 4, 1024)
 MEASURE(measure_bf16, bf16, 4, 1024)
-MEASURE(measure_f32_odd, f32, 1, 1024)
-MEASURE(measure_bf16_odd, bf16, 1, 1024)
+MEASURE(measure_f32_odd, f32, 1, 896)
+MEASURE(measure_bf16_odd, bf16, 1, 896)
 
 // The factor that clips the gradient: squares [count] are parts of its squared norm, b_dec [d] the gradient of the decoder's bias.
 // control [2]: the factor, and 1, or 0 where the norm is not finite: then `bad` counts the step and nothing is applied.
@@ -359,7 +364,7 @@ __device__ static inline void update_latent(const Source<G>& a, const Source<G>&
         if (segments) {
             add_segments<E>(s.sums, s.segments[j], segments, d_out + d_in, decoder ? 0 : d_out, d, g);
         } else if (begin < end) {
-            gather<G, E>(s.rows, decoder ? s.values : s.dz, decoder ? s.scale : 1.0f, begin, end, decoder ? s.grad(j) : x, d, g);
+            gather<G, E>(s.rows, decoder ? s.values : s.dz, decoder ? s.scale() : 1.0f, begin, end, decoder ? s.grad(j) : x, d, g);
         }
     }
     u64 at = static_cast<u64>(j) * d;
@@ -427,8 +432,8 @@ __device__ static inline void update_latent(const Source<G>& a, const Source<G>&
 
 UPDATE(update_f32, f32, 4, 1024)
 UPDATE(update_bf16, bf16, 4, 1024)
-UPDATE(update_f32_odd, f32, 1, 1024)
-UPDATE(update_bf16_odd, bf16, 1, 1024)
+UPDATE(update_f32_odd, f32, 1, 896)
+UPDATE(update_bf16_odd, bf16, 1, 896)
 
 // Adam on one vector.
 KERNEL update_vector(f32* p, f32* m, f32* v, const f32* g, u32 count, RULE) {

@@ -1,5 +1,6 @@
-// The simulator: all kernels, and those with planted faults that it must find.
+// The simulator: all kernels, and small ones that it is tested with.
 #include "sim/shim.hpp"
 
 #include "all.cu"
 #include "sim/faults.cu"
+#include "sim/layouts.cu"

@@ -7,12 +7,6 @@
 
 struct TensorMap;  // kernels/hopper.cuh: 16 words.
 
-#if defined(__ELF__)
-// The linker puts all `__shared__` variables side by side and says where.
-extern "C" unsigned char __start_lapidary_shared[] __attribute__((weak));
-extern "C" unsigned char __stop_lapidary_shared[] __attribute__((weak));
-#endif
-
 namespace sim {
 
 // Shared addresses of `__shared__` variables: above what dynamic shared memory can have.
@@ -20,8 +14,10 @@ static const u32 STATICS = 0x80000;
 
 static inline u32 shared_offset(const void* at) {
     const unsigned char* byte = static_cast<const unsigned char*>(at);
-    if (machine.shared && byte >= machine.shared && byte <= machine.shared + machine.shared_bytes) {
-        return static_cast<u32>(byte - machine.shared);
+    for (Block& block : machine.running) {
+        if (block.shared && byte >= block.shared && byte <= block.shared + block.shared_bytes) {
+            return static_cast<u32>(byte - block.shared);
+        }
     }
 #if defined(__ELF__)
     if (byte >= __start_lapidary_shared && byte < __stop_lapidary_shared) {
@@ -31,11 +27,21 @@ static inline u32 shared_offset(const void* at) {
     die("an address that is not in shared memory is used as one");
 }
 
+// The same place in another block of the cluster.
+static inline unsigned char* mapped(const void* at, u32 rank) {
+    u32 offset = shared_offset(at);
+    if (rank >= machine.running.size() || offset >= STATICS) {
+        die(text("shared byte %u of block %u of a cluster of %zu: only dynamic shared memory can be reached so", offset, rank, machine.running.size()));
+    }
+    return machine.running[rank].shared + offset;
+}
+
 static inline bool at_once() { return machine.schedule == 1 || (machine.schedule > 1 && (machine.random.next() & 1u)); }
 
 // --- copies of a thread ---
 
 static inline void perform(const Copy& copy) {
+    copied(copy.to, copy.wanted ? copy.from : nullptr);
     if (copy.wanted) {
         memcpy(copy.to, copy.from, 16);
     } else {
@@ -106,6 +112,7 @@ static inline Mbarrier& mbarrier_at(u64* at, const char* what) {
 }
 
 static inline void mbarrier_init(u64* at, u32 arrivals) {
+    Quiet quiet;
     if (shared_offset(at) % 8 != 0 || arrivals == 0 || arrivals >= 1u << 20) {
         die(text("mbarrier.init at shared byte %u for %u arrivals", shared_offset(at), arrivals));
     }
@@ -125,14 +132,17 @@ static inline void mbarrier_advance(Mbarrier& barrier) {
     }
     barrier.phase ^= 1;
     barrier.pending = barrier.arrivals;
-    for (Fibre* fibre : machine.fibres) {
-        if (fibre->rank < machine.threads && fibre->state == State::Waiting && fibre->frame == barrier.at) {
+    for (u32 i : machine.order) {
+        Fibre* fibre = machine.fibres[i];
+        if (fibre->state == State::Waiting && fibre->frame == barrier.at) {
             wake(fibre);
         }
     }
 }
 
 static inline void mbarrier_arrive_with(u64* at, i64 bytes, const char* what) {
+    Quiet quiet;
+    races_tell(at);
     Mbarrier& barrier = mbarrier_at(at, what);
     if (barrier.pending == 0) {
         die(text("%s: more arrivals at shared byte %u than the %u that it was initialised for", what, shared_offset(at), barrier.arrivals));
@@ -147,19 +157,24 @@ static inline void mbarrier_arrive(u64* at) {
     maybe_leave();
 }
 
+static inline void mbarrier_arrive_at(u64* at, u32 rank) { mbarrier_arrive(reinterpret_cast<u64*>(mapped(at, rank))); }
+
 static inline void mbarrier_expect(u64* at, u32 bytes) { mbarrier_arrive_with(at, bytes, "mbarrier.arrive.expect_tx"); }
 
 static inline void mbarrier_wait(u64* at, u32 parity) {
+    Quiet quiet;
     while (mbarrier_at(at, "mbarrier.try_wait").phase == (parity & 1u)) {
         self->frame = at;
         park("mbarrier.try_wait", NOWHERE, 0);
         self->frame = nullptr;
     }
+    races_hear(at);
 }
 
 // --- the copy engine ---
 
 static void land(const Load& load) {
+    Quiet quiet;
     const u64* map = load.words;
     i64 columns = static_cast<i64>(map[1]), rows = static_cast<i64>(map[2]);
     u32 box_columns = static_cast<u32>(map[4]), box_rows = static_cast<u32>(map[5]);
@@ -196,6 +211,13 @@ static inline void tma_load(void* to, const TensorMap* map, u64* barrier, i32 co
         loads.push_back(load);
     }
     maybe_leave();
+}
+
+// To the same place in all blocks of the cluster, on the barrier at the same place in each.
+static inline void tma_load_all(void* to, const TensorMap* map, u64* barrier, i32 column, i32 row) {
+    for (u32 rank = 0; rank < machine.running.size(); rank++) {
+        tma_load(mapped(to, rank), map, reinterpret_cast<u64*>(mapped(barrier, rank)), column, row);
+    }
 }
 
 // One copy that is under way arrives, in whatever order; false if there is none.

@@ -188,6 +188,16 @@ TensorMap map_of(const std::vector<bf16>& matrix, u32 rows, u32 d) {
     return map;
 }
 
+// Watched for races while it is one of a launch's buffers.
+struct Watched {
+    const void* at;
+    template <class T>
+    explicit Watched(const std::vector<T>& buffer) : at(buffer.data()) {
+        lapidary_sim_buffer(at, buffer.size() * sizeof(T), 1);
+    }
+    ~Watched() { lapidary_sim_buffer(at, 0, 0); }
+};
+
 u32 checks = 0;
 u64 emitted = 0;
 
@@ -199,6 +209,7 @@ void fail(const Problem& p, const std::string& what, u32 schedule, u32 row, cons
 
 Codes finished(const std::vector<Entry>& entries, const std::vector<u32>& counts, u32 lists, u32 cap, u32 n, u32 k, u32 slots, u32 schedule) {
     Codes got{Floats(n * k, NAN), std::vector<u32>(n * k, 0xdeadbeef), std::vector<u32>(n, 0xdeadbeef)};
+    Watched watched[] = {Watched(entries), Watched(counts), Watched(got.values), Watched(got.indices), Watched(got.nnz)};
     Args args;
     args.add(entries.data()).add(counts.data()).add(lists).add(cap).add(n).add(k).add(slots);
     args.add(got.values.data()).add(got.indices.data()).add(got.nnz.data());
@@ -214,22 +225,28 @@ u32 least_slots(u32 k) {
     return std::max(power, k + 32);
 }
 
-enum Kernel { HOPPER_KERNEL, AMPERE_KERNEL, AMPERE_SMALL_KERNEL };
+enum Kernel { HOPPER_KERNEL, HOPPER_PAIR_KERNEL, AMPERE_KERNEL, AMPERE_SMALL_KERNEL };
+const char* const NAMES[] = {"encode_hopper", "encode_hopper_pair", "encode_ampere", "encode_ampere_small"};
 
 void check(const Problem& p, const Codes& want, Kernel kernel, u32 splits, u32 schedule) {
-    bool hopper_one = kernel == HOPPER_KERNEL;
-    const char* name = hopper_one ? "encode_hopper" : kernel == AMPERE_KERNEL ? "encode_ampere" : "encode_ampere_small";
+    bool hopper = kernel == HOPPER_KERNEL || kernel == HOPPER_PAIR_KERNEL;
+    const char* name = NAMES[kernel];
+    u32 row_blocks = (p.n + 127) / 128;
+    if (kernel == HOPPER_PAIR_KERNEL) {
+        row_blocks += row_blocks % 2;
+    }
     std::string what = std::string(name) + " splits " + std::to_string(splits);
-    u32 lists = splits * (hopper_one ? 4 : 8);
-    u32 cap = (p.k + p.k / 10 + (hopper_one ? 65 : 17) + 7) / 8 * 8;
+    u32 lists = splits * (hopper ? 4 : 8);
+    u32 cap = (p.k + p.k / 10 + (hopper ? 65 : 17) + 7) / 8 * 8;
     if (BRING_UP == 2) {
         cap = (p.m + 255) / 256 * 64;
     }
     std::vector<u32> bounds(p.n, 0), counts(p.n * lists, 0xdeadbeef);
     std::vector<Entry> entries(static_cast<size_t>(p.n) * lists * cap);
     Floats scores(BRING_UP == 1 ? static_cast<size_t>(p.n) * p.m : 0, NAN);
+    Watched watched[] = {Watched(p.x), Watched(p.w), Watched(p.bias), Watched(bounds), Watched(entries), Watched(counts), Watched(scores)};
     Args args;
-    if (hopper_one) {
+    if (hopper) {
         args.add(map_of(p.x, p.n, p.d)).add(map_of(p.w, p.m, p.d));
     } else {
         args.add(p.x.data()).add(p.w.data());
@@ -241,9 +258,9 @@ void check(const Problem& p, const Codes& want, Kernel kernel, u32 splits, u32 s
         args.add(entries.data());
     }
     args.add(counts.data()).add(cap);
-    u32 shared = hopper_one ? sizeof(HopperShared) + 1024
+    u32 shared = hopper ? sizeof(HopperShared) + 1024
                             : kernel == AMPERE_KERNEL ? sizeof(AmpereShared<3>) : sizeof(AmpereShared<2>);
-    launch(name, (p.n + 127) / 128, splits, hopper_one ? 384 : 128, shared, args, schedule, p.name);
+    launch(name, row_blocks, splits, hopper ? 384 : 128, shared, args, schedule, p.name);
     checks++;
     if (BRING_UP == 1) {
         for (u32 i = 0; i < p.n * p.m; i++) {
@@ -344,6 +361,7 @@ int main(int argc, char** argv) {
                             continue;
                         }
                         check(p, want, HOPPER_KERNEL, splits, schedule);
+                        check(p, want, HOPPER_PAIR_KERNEL, splits, schedule);
                         if (BRING_UP == 0) {
                             check(p, want, schedule % 2 ? AMPERE_KERNEL : AMPERE_SMALL_KERNEL, splits, schedule);
                         }

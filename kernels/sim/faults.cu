@@ -37,6 +37,30 @@ KERNEL fault_missing_syncwarp(const u32* from, u32* to, u32 n) {
 }
 REGISTER(fault_missing_syncwarp)
 
+// All blocks write the same words.
+KERNEL fault_blocks_meet(const u32* from, u32* to, u32 n) {
+    if (threadIdx.x < n) {
+        to[threadIdx.x] = from[threadIdx.x] + blockIdx.x;
+    }
+}
+REGISTER(fault_blocks_meet)
+
+// The last block to come adds up what the others left: right, as the counter orders them.
+KERNEL fault_none_last_block(const u32* from, u32* to, u32 n) {
+    __shared__ u32 turn;
+    u32* counter = to + gridDim.x;
+    if (threadIdx.x == 0) {
+        to[blockIdx.x] = from[blockIdx.x] * n;
+        __threadfence();
+        turn = atomicAdd(counter, 1u);
+    }
+    __syncthreads();
+    if (turn % gridDim.x == gridDim.x - 1 && threadIdx.x < gridDim.x) {
+        atomicAdd(to + gridDim.x + 1, to[threadIdx.x]);
+    }
+}
+REGISTER(fault_none_last_block)
+
 // Reads shared memory that nobody wrote.
 KERNEL fault_stale_shared(u32* to) {
     __shared__ u32 tile[64];

@@ -6,9 +6,11 @@
 
 #include "meet.hpp"
 
-#define KERNEL static void
+#define KERNEL __attribute__((noinline)) static void
 // Finds the kernel by name, with the types of its parameters (launch.hpp).
-#define REGISTER(name) static ::sim::Registered<&name> sim_registered_##name(#name);
+#define REGISTER(name) static ::sim::Registered<&name> sim_registered_##name(#name, 1);
+// In clusters of so many blocks in a row, as its __cluster_dims__ say.
+#define REGISTER_CLUSTER(name, blocks) static ::sim::Registered<&name> sim_registered_##name(#name, blocks);
 #define SHARED_DYN(T, name) T* name = ::sim::dynamic_shared<T>()
 #define UNROLL
 #define RESTRICT __restrict__
@@ -21,7 +23,7 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 #define __grid_constant__
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define __constant__
 // One block at a time: a static is its own. Side by side in a section, so that each block finds them poisoned.
 #if defined(__ELF__)
@@ -31,7 +33,7 @@
 #endif
 
 #define threadIdx (::sim::self->thread)
-#define blockIdx (::sim::machine.block)
+#define blockIdx (::sim::self->block->index)
 #define blockDim (::sim::machine.block_size)
 #define gridDim (::sim::machine.blocks)
 #define warpSize 32
@@ -39,10 +41,10 @@
 namespace sim {
 template <class T>
 static inline T* dynamic_shared() {
-    if (!machine.shared) {
+    if (!self->block->shared) {
         die("the kernel uses dynamic shared memory, and the launch gave it none");
     }
-    return reinterpret_cast<T*>(machine.shared);
+    return reinterpret_cast<T*>(self->block->shared);
 }
 }  // namespace sim
 
@@ -146,6 +148,8 @@ struct same {
     static inline T NAME(T* at, typename sim::same<T>::type v) {                                             \
         static_assert(sim::one_of<T, __VA_ARGS__>::is, #NAME " of this type is not what a device has");      \
         sim::maybe_leave();                                                                                  \
+        sim::Atomic atomic;                                                                                  \
+        (void)atomic;                                                                                        \
         T old = *at;                                                                                         \
         *at = static_cast<T>(EXPRESSION);                                                                    \
         return old;                                                                                          \
@@ -179,6 +183,8 @@ template <class T>
 static inline T atomicCAS(T* at, typename sim::same<T>::type expected, typename sim::same<T>::type v) {
     static_assert(sim::one_of<T, int, unsigned, unsigned long long, unsigned short>::is, "atomicCAS of this type is not what a device has");
     sim::maybe_leave();
+    sim::Atomic atomic;
+    (void)atomic;
     T old = *at;
     if (old == expected) {
         *at = v;

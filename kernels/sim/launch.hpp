@@ -41,7 +41,7 @@ static T argument(const void* at) {
 struct Kernel {
     const char* name;
     const char* letters;
-    u32 n_args;
+    u32 n_args, cluster;
     void (*call)(void* const*);
     Kernel* next;
 };
@@ -64,9 +64,9 @@ struct Caller<F> {
 template <auto F>
 struct Registered {
     Kernel kernel;
-    explicit Registered(const char* name) {
+    Registered(const char* name, u32 cluster) {
         typedef Caller<F> C;
-        kernel = Kernel{name, C::letters, sizeof C::letters - 1, C::call, kernels};
+        kernel = Kernel{name, C::letters, sizeof C::letters - 1, cluster, C::call, kernels};
         kernels = &kernel;
     }
 };
@@ -76,17 +76,28 @@ static std::string findings;
 static u32 n_findings = 0;
 
 #if SIM_ASAN
-// Of a long report, the line that sums it up.
-static void found(const char* report) {
+static void found(const std::string& what) {
     if (n_findings++ == 0) {
-        const char* summary = strstr(report, "SUMMARY: ");
-        const char* line = summary ? summary + 9 : report;
-        findings.assign(line, strcspn(line, "\n"));
+        findings = what;
+        if (self) {
+            findings += text(" (thread %u", self->rank) + (self->site.line ? ", which last met others" + at(self->site) + ")" : std::string(")"));
+        }
     }
     if (n_findings > 1000) {
         fprintf(stderr, "simulator: the sanitizer found 1000 things in `%s`; giving up\n", machine.kernel);
         abort();
     }
+}
+
+// The report itself goes to stderr. Lines are known to it unless the linker has stripped them: cargo lets it.
+static void heard(const char*) {
+    char place[256] = "";
+    __sanitizer_symbolize_pc(__asan_get_report_pc(), "%f %S", place, sizeof place);
+    if (char* unknown = strstr(place, " <null>")) {
+        *unknown = 0;
+    }
+    found(text("%s, %s of %zu bytes in %s", __asan_get_report_description(), __asan_get_report_access_type() ? "write" : "read",
+               __asan_get_report_access_size(), place));
 }
 #endif
 
@@ -122,9 +133,8 @@ static void shuffle_order() {
         m.random.shuffle(m.order);
         return;
     }
-    u32 warps = static_cast<u32>(m.warps.size()), flip = m.random.below(2) ? 31u : 0u, n = 0;
-    static std::vector<u32> first;
-    first.resize(warps);
+    u32 threads = static_cast<u32>(m.order.size()), warps = (threads + 31) / 32, flip = m.random.below(2) ? 31u : 0u, n = 0;
+    std::vector<u32> first(warps);
     for (u32 w = 0; w < warps; w++) {
         first[w] = w;
     }
@@ -132,30 +142,44 @@ static void shuffle_order() {
     for (u32 w = 0; w < warps; w++) {
         for (u32 lane = 0; lane < 32; lane++) {
             u32 rank = first[w] * 32 + (lane ^ flip);
-            if (rank < m.threads) {
+            if (rank < threads) {
                 m.order[n++] = rank;
             }
         }
     }
 }
 
-static void run_block() {
-    Machine& m = machine;
-    m.live = m.threads;
-    m.spun = 0;
-    u32 n_warps = (m.threads + 31) / 32;
-    m.warps.assign(n_warps, Warp());
-    if (m.threads % 32) {
-        m.warps.back().gone = ~0u << m.threads % 32;
+// Exactly as long as asked for, so that the sanitizer sees overruns. It begins at a multiple of 1024.
+static void own_shared(Block& block, u32 bytes) {
+    void* at = nullptr;
+    if (bytes > 0 && posix_memalign(&at, 1024, bytes) != 0) {
+        fprintf(stderr, "simulator: no memory for a block\n");
+        abort();
     }
-    m.groups.assign((m.threads + 127) / 128, Barrier());
-    for (Barrier& barrier : m.barriers) {
+    if (at) {
+        memset(at, POISON, bytes);
+    }
+    block.shared = static_cast<unsigned char*>(at);
+    block.shared_bytes = bytes;
+}
+
+static void prepare(Block& block, u32 rank, uint3 index) {
+    Machine& m = machine;
+    block.index = index;
+    block.fibres = m.fibres.data() + rank * m.threads;
+    block.live = m.threads;
+    block.warps.assign((m.threads + 31) / 32, Warp());
+    if (m.threads % 32) {
+        block.warps.back().gone = ~0u << m.threads % 32;
+    }
+    block.groups.assign((m.threads + 127) / 128, Barrier());
+    for (Barrier& barrier : block.barriers) {
         barrier = Barrier();
     }
-    m.order.resize(m.threads);
+    own_shared(block, m.shared_bytes);
     for (u32 i = 0; i < m.threads; i++) {
-        m.order[i] = m.schedule == 1 ? m.threads - 1 - i : i;
-        Fibre& f = *m.fibres[i];
+        Fibre& f = *block.fibres[i];
+        f.block = &block;
         f.state = State::Ready;
         f.rank = i;
         f.lane = i & 31u;
@@ -163,6 +187,19 @@ static void run_block() {
         f.thread = uint3{i % m.block_size.x, i / m.block_size.x % m.block_size.y, i / (m.block_size.x * m.block_size.y)};
         f.start();
         f.context.begin(first_step);
+    }
+}
+
+// The blocks of `running`, to their end or to a failure.
+static void run_together() {
+    Machine& m = machine;
+    u32 n_fibres = m.threads * static_cast<u32>(m.running.size());
+    m.live = n_fibres;
+    m.spun = 0;
+    m.cluster_barrier = Barrier();
+    m.order.resize(n_fibres);
+    for (u32 i = 0; i < n_fibres; i++) {
+        m.order[i] = m.schedule == 1 ? n_fibres - 1 - i : i;
     }
     while (m.live > 0) {
         u32 ran = 0;
@@ -173,7 +210,7 @@ static void run_block() {
             behind = m.random.below(4) == 0 ? m.random.next() : 0;
             async_chance();
         }
-        for (u32 i = 0; i < m.threads && !m.failed; i++) {
+        for (u32 i = 0; i < n_fibres && !m.failed; i++) {
             Fibre* fibre = m.fibres[m.order[i]];
             if (fibre->state == State::Ready && !(behind >> (fibre->warp & 31u) & 1u)) {
                 ran++;
@@ -196,34 +233,14 @@ static void run_block() {
             return;
         }
     }
-    if (async_left() && !m.failed) {
+    if (async_left()) {
         fail("all threads returned, and copies to shared memory are still under way");
     }
 }
 
-// Exactly as long as asked for, so that the sanitizer sees overruns. It begins at a multiple of 1024.
-struct DynamicShared {
-    void* at = nullptr;
-    explicit DynamicShared(u32 bytes) {
-        if (bytes > 0 && posix_memalign(&at, 1024, bytes) != 0) {
-            at = nullptr;
-        }
-        machine.shared = static_cast<unsigned char*>(at);
-        machine.shared_bytes = bytes;
-        if (at) {
-            memset(at, POISON, bytes);
-        }
-    }
-    ~DynamicShared() {
-        free(at);
-        machine.shared = nullptr;
-        machine.shared_bytes = 0;
-    }
-};
-
-static void run_blocks() {
+static void run_blocks(u32 cluster) {
     Machine& m = machine;
-    u64 count = static_cast<u64>(m.blocks.x) * m.blocks.y * m.blocks.z;
+    u64 count = static_cast<u64>(m.blocks.x) * m.blocks.y * m.blocks.z / cluster;
     std::vector<u32> order(count);
     for (u64 i = 0; i < count; i++) {
         order[i] = static_cast<u32>(m.schedule == 1 ? count - 1 - i : i);
@@ -231,13 +248,22 @@ static void run_blocks() {
     if (m.schedule > 1) {
         m.random.shuffle(order);
     }
+    m.running.assign(cluster, Block());
+    races_begin(static_cast<u32>(count));
     for (u64 i = 0; i < count && !m.failed; i++) {
-        u32 at = order[i];
-        m.block = uint3{at % m.blocks.x, at / m.blocks.x % m.blocks.y, at / m.blocks.x / m.blocks.y};
         poison_statics();
-        DynamicShared shared(m.shared_bytes_wanted);
-        run_block();
+        for (u32 rank = 0; rank < cluster; rank++) {
+            u64 at = static_cast<u64>(order[i]) * cluster + rank;
+            u32 x = static_cast<u32>(at % m.blocks.x), y = static_cast<u32>(at / m.blocks.x % m.blocks.y);
+            prepare(m.running[rank], rank, uint3{x, y, static_cast<u32>(at / m.blocks.x / m.blocks.y)});
+        }
+        races_cluster(static_cast<u32>(i));
+        run_together();
         async_clear();
+        for (Block& block : m.running) {
+            free(block.shared);
+            block.shared = nullptr;
+        }
     }
 }
 
@@ -245,6 +271,9 @@ static void run_blocks() {
 static void clean_stacks() {
 #if SIM_ASAN
     for (Fibre* fibre : machine.fibres) {
+        if (!fibre->context.stack) {
+            continue;
+        }
         __asan_unpoison_memory_region(fibre->context.stack, STACK_BYTES);
     }
 #endif
@@ -282,8 +311,12 @@ static int launch(const char* name, dim3 blocks, dim3 size, u32 shared, void* co
                           blocks.y, blocks.z, size.x, size.y, size.z, shared);
         return 1;
     }
+    if (blocks.x % kernel->cluster != 0) {
+        last_error = text("kernel `%s` runs in clusters of %u blocks, and %u are no multiple", name, kernel->cluster, blocks.x);
+        return 1;
+    }
 #if SIM_ASAN
-    __asan_set_error_report_callback(found);
+    __asan_set_error_report_callback(heard);
 #endif
     findings.clear();
     n_findings = 0;
@@ -293,19 +326,18 @@ static int launch(const char* name, dim3 blocks, dim3 size, u32 shared, void* co
     m.blocks = blocks;
     m.block_size = size;
     m.threads = static_cast<u32>(threads);
-    m.shared_bytes_wanted = shared;
+    m.shared_bytes = shared;
     m.schedule = schedule;
     m.random = Random{schedule * 0x2545f4914f6cdd1dull + 1};
     m.failed = false;
     m.error.clear();
-    while (m.fibres.size() < threads) {
+    while (m.fibres.size() < threads * kernel->cluster) {
         m.fibres.push_back(new Fibre());
     }
-    run_blocks();
+    run_blocks(kernel->cluster);
     if (m.failed) {
         clean_stacks();
     }
-    async_clear();
     last_error = m.error;
     return m.failed ? 1 : 0;
 }
@@ -338,17 +370,16 @@ extern "C" const char* lapidary_sim_kernel(size_t n) {
 }
 
 #if SIM_ASAN
-// Findings become errors of the launch, so a test names the kernel; leaks are other people's (the test harness, abandoned fibres).
-extern "C" const char* __asan_default_options() {
-    return "detect_leaks=0:halt_on_error=0:suppress_equal_pcs=0:detect_stack_use_after_return=0";
-}
+// Findings become errors of the launch, so a test names the kernel; leaks are other people's (the test harness, abandoned fibres). The two
+// sanitizers share flags, and the second to begin sets them again.
+extern "C" const char* __asan_default_options() { return "detect_leaks=0:halt_on_error=0:suppress_equal_pcs=0:print_summary=1:print_legend=0"; }
+extern "C" const char* __ubsan_default_options() { return __asan_default_options(); }
 extern "C" void __ubsan_get_current_report_data(const char**, const char**, const char**, unsigned*, unsigned*, char**);
 extern "C" void __ubsan_on_report(void) {
     const char *kind = "", *message = "", *file = "";
     unsigned line = 0, column = 0;
     char* address = nullptr;
     __ubsan_get_current_report_data(&kind, &message, &file, &line, &column, &address);
-    sim::found(sim::text("%s: %s at %s:%u", kind, message, file ? file : "?", line).c_str());
+    sim::found(sim::text("%s: %s at %s:%u", kind, message, file ? file : "?", line));
 }
-extern "C" const char* __ubsan_default_options() { return "print_stacktrace=0:halt_on_error=0"; }
 #endif

@@ -32,7 +32,7 @@ namespace sim {
 struct Site {
     const char* file;
     int line;
-    bool operator!=(const Site& other) const { return line != other.line || strcmp(file, other.file) != 0; }
+    bool operator!=(const Site& other) const { return line != other.line || (file != other.file && strcmp(file, other.file) != 0); }
 };
 static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return Site{file, line}; }
 
@@ -90,13 +90,16 @@ struct Product {
 
 enum class State : u8 { Ready, Waiting, Done };
 
+struct Block;
+
 // A CUDA thread.
 struct Fibre {
     Context context;
+    Block* block = nullptr;
     State state = State::Done;
     uint3 thread = {0, 0, 0};
     u32 rank = 0, lane = 0, warp = 0;
-    // While it waits: what for, where, and what it brought.
+    // While it waits, and after: what for, where, and what it brought.
     const char* what = "";
     Site site = {"", 0};
     u32 mask = 0;
@@ -106,13 +109,14 @@ struct Fibre {
     std::vector<Copy> copies;
     std::vector<Product> products;
     u32 copy_groups = 0, product_groups = 0;
-    bool fenced = false;
+    bool fenced = false, quiet = false;
 
     void start() {
         copies.clear();
         products.clear();
         calls = copy_groups = product_groups = 0;
-        fenced = false;
+        fenced = quiet = false;
+        site = {"", 0};
     }
 };
 
@@ -142,20 +146,29 @@ static const u32 BARRIERS = 16;
 static const u32 PATIENCE = 4000000;
 static const unsigned char POISON = 0xcb;
 
+// A CUDA block that is running.
+struct Block {
+    uint3 index = {0, 0, 0};
+    Fibre** fibres = nullptr;
+    u32 live = 0;  // Threads that have not returned.
+    std::vector<Warp> warps;
+    std::vector<Barrier> groups;  // Of warpgroups (tensor.hpp).
+    Barrier barriers[BARRIERS];
+    unsigned char* shared = nullptr;  // Dynamic shared memory.
+    u32 shared_bytes = 0;
+};
+
 struct Machine {
     std::vector<Fibre*> fibres;
-    std::vector<Warp> warps;
-    Barrier barriers[BARRIERS];
-    std::vector<Barrier> groups;  // Of warpgroups (tensor.hpp).
+    // The blocks of one cluster run together; without clusters it is one.
+    std::vector<Block> running;
+    Barrier cluster_barrier;
     std::vector<u32> order;
     Context scheduler;
     Random random = {0};
-    u32 schedule = 0, threads = 0, live = 0, spun = 0;
+    u32 schedule = 0, threads = 0, live = 0, spun = 0, shared_bytes = 0;
     bool moved = false;  // Did anything but spinning happen in this round?
-    uint3 block = {0, 0, 0};
     dim3 blocks, block_size;
-    unsigned char* shared = nullptr;  // Dynamic shared memory of the block.
-    u32 shared_bytes = 0, shared_bytes_wanted = 0;
     const char* kernel = "";
     void (*call)(void* const*) = nullptr;
     void* const* args = nullptr;
@@ -166,11 +179,18 @@ struct Machine {
 static Machine machine;
 static Fibre* self;
 
+#if defined(__ELF__)
+// The linker puts all `__shared__` variables side by side and says where.
+extern "C" unsigned char __start_lapidary_shared[] __attribute__((weak));
+extern "C" unsigned char __stop_lapidary_shared[] __attribute__((weak));
+#endif
+
 // Ends the launch. In a fibre it does not return.
 static void fail(const std::string& problem) {
     if (!machine.failed) {
         machine.failed = true;
-        machine.error = text("kernel `%s`, block (%u, %u), schedule %u: ", machine.kernel, machine.block.x, machine.block.y, machine.schedule) + problem;
+        uint3 index = self ? self->block->index : machine.running[0].index;
+        machine.error = text("kernel `%s`, block (%u, %u), schedule %u: ", machine.kernel, index.x, index.y, machine.schedule) + problem;
     }
     if (self) {
         Fibre& me = *self;
@@ -229,17 +249,19 @@ static inline std::string ranks(const std::vector<u32>& all) {
     return line;
 }
 
-// Who waits where.
+// Who waits where. Of a cluster: in its first block where somebody waits.
 static inline std::string census() {
+    Block* block = &machine.running[0];
+    while (block->live == 0 && block != &machine.running.back()) {
+        block++;
+    }
     struct Place {
         std::string what;
         std::vector<u32> who;
     };
     std::vector<Place> places;
-    for (Fibre* fibre : machine.fibres) {
-        if (fibre->rank >= machine.threads) {
-            continue;
-        }
+    for (u32 i = 0; i < machine.threads; i++) {
+        Fibre* fibre = block->fibres[i];
         std::string what = "returned";
         if (fibre->state == State::Waiting) {
             what = std::string("wait in ") + fibre->what + (fibre->mask ? text("(mask %08x)", fibre->mask) : std::string()) + at(fibre->site);

@@ -2,7 +2,7 @@
 // one computes for all. Stricter than the hardware, on purpose: a lane that a mask names must be there, and at the same line.
 #pragma once
 
-#include "machine.hpp"
+#include "races.hpp"
 
 namespace sim {
 
@@ -10,8 +10,9 @@ static inline std::string lane_name(u32 lane) { return text("thread %u (lane %u)
 
 // `finish` sees the fibres by lane, absent ones null.
 static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (*finish)(Fibre** lanes)) {
+    Quiet quiet;
     Fibre& me = *self;
-    Warp& warp = machine.warps[me.warp];
+    Warp& warp = me.block->warps[me.warp];
     std::vector<Meeting>& meetings = warp.meetings;
     auto call = [&]() { return text("%s(mask %08x)", what, mask) + at(site); };
     if (!(mask >> me.lane & 1u)) {
@@ -29,11 +30,12 @@ static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (
         meetings.push_back(Meeting{mask, 0, what, site});
     }
     Meeting& meeting = meetings[i];
-    bool same_line = !(meeting.site != site) || strcmp(what, "__syncwarp") == 0;
-    if (strcmp(meeting.what, what) != 0 || !same_line) {
+    bool same_what = meeting.what == what || strcmp(meeting.what, what) == 0;
+    if (!same_what || (meeting.site != site && strcmp(what, "__syncwarp") != 0)) {
         die("divergent collective: " + lane_name(me.lane) + " is in " + call() + ", others with the same mask in " + meeting.what + at(meeting.site));
     }
     meeting.arrived |= 1u << me.lane;
+    me.site = site;
     me.frame = frame;
     if (meeting.arrived != mask) {
         park(what, site, mask);
@@ -43,10 +45,12 @@ static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (
     meetings.pop_back();
     Fibre* lanes[32];
     for (u32 lane = 0; lane < 32; lane++) {
-        lanes[lane] = mask >> lane & 1u ? machine.fibres[me.warp * 32 + lane] : nullptr;
+        lanes[lane] = mask >> lane & 1u ? me.block->fibres[me.warp * 32 + lane] : nullptr;
     }
     if (finish) {
         finish(lanes);
+    } else {
+        races_met(lanes, 32);
     }
     for (u32 lane = 0; lane < 32; lane++) {
         if (lanes[lane] && lanes[lane] != &me) {
@@ -61,6 +65,9 @@ static void release(Barrier& barrier) {
     if (barrier.finish) {
         barrier.finish(members, n);
     }
+    if (barrier.expected == 0) {
+        races_met(members, n);
+    }
     for (u32 i = 0; i < n; i++) {
         if (members[i] != self) {
             wake(members[i]);
@@ -72,8 +79,9 @@ static void release(Barrier& barrier) {
 
 // All threads of the block that have not returned.
 static void meet_block(const char* what, Site site, void* frame, Finish finish) {
+    Quiet quiet;
     Fibre& me = *self;
-    Barrier& barrier = machine.barriers[0];
+    Barrier& barrier = me.block->barriers[0];
     if (!barrier.waiting.empty() && (barrier.waiting[0]->site != site || strcmp(barrier.waiting[0]->what, what) != 0)) {
         Fibre& first = *barrier.waiting[0];
         die(text("divergent barrier: thread %u is in %s", me.rank, what) + at(site) + text(", thread %u in %s", first.rank, first.what) + at(first.site));
@@ -83,27 +91,40 @@ static void meet_block(const char* what, Site site, void* frame, Finish finish) 
     me.frame = frame;
     barrier.finish = finish;
     barrier.waiting.push_back(&me);
-    if (++barrier.arrived == machine.live) {
+    if (++barrier.arrived == me.block->live) {
         release(barrier);
     } else {
         park(what, site, 0);
     }
 }
 
+// All threads of the cluster that have not returned.
+static inline void cluster_sync(Site site = here()) {
+    Quiet quiet;
+    Barrier& barrier = machine.cluster_barrier;
+    barrier.waiting.push_back(self);
+    if (++barrier.arrived == machine.live) {
+        release(barrier);
+    } else {
+        park("cluster_sync", site, 0);
+    }
+}
+
 // `bar.sync id, count` and `bar.arrive id, count`: the barrier opens when `count` threads have come; who only arrives does not wait.
-static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site, Finish finish) {
+static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site) {
+    Quiet quiet;
     Fibre& me = *self;
     auto call = [&]() { return text("%s(%u, %u)", what, id, count) + at(site); };
     if (id == 0 || id >= BARRIERS || count == 0 || count % 32 != 0 || count > machine.threads) {
         die(call() + ": barriers are 1 to 15, counts multiples of 32 within the block");
     }
-    Barrier& barrier = machine.barriers[id];
+    Barrier& barrier = me.block->barriers[id];
     if (barrier.arrived > 0 && barrier.expected != count) {
         die(call() + text(": others came to it for %u threads", barrier.expected));
     }
     barrier.expected = count;
-    barrier.finish = finish;
     barrier.arrived++;
+    races_tell(&barrier);
     if (wait) {
         barrier.waiting.push_back(&me);
     }
@@ -112,14 +133,17 @@ static void meet_named(u32 id, u32 count, bool wait, const char* what, Site site
     } else if (wait) {
         park(what, site, id);
     }
+    if (wait) {
+        races_hear(&barrier);
+    }
 }
-static inline void barrier_sync(u32 id, u32 count, Site site = here()) { meet_named(id, count, true, "barrier_sync", site, nullptr); }
-static inline void barrier_arrive(u32 id, u32 count, Site site = here()) { meet_named(id, count, false, "barrier_arrive", site, nullptr); }
+static inline void barrier_sync(u32 id, u32 count, Site site = here()) { meet_named(id, count, true, "barrier_sync", site); }
+static inline void barrier_arrive(u32 id, u32 count, Site site = here()) { meet_named(id, count, false, "barrier_arrive", site); }
 
 // A thread has returned: barriers count without it, and no collective may be waiting for it.
 static void depart() {
     Fibre& me = *self;
-    Warp& warp = machine.warps[me.warp];
+    Warp& warp = me.block->warps[me.warp];
     for (const Meeting& meeting : warp.meetings) {
         if (meeting.mask >> me.lane & 1u) {
             die(lane_name(me.lane) + text(" returned, and others wait for it in %s(mask %08x)", meeting.what, meeting.mask) + at(meeting.site));
@@ -127,9 +151,13 @@ static void depart() {
     }
     warp.gone |= 1u << me.lane;
     machine.live--;
-    Barrier& barrier = machine.barriers[0];
-    if (barrier.arrived > 0 && barrier.arrived == machine.live) {
+    me.block->live--;
+    Barrier& barrier = me.block->barriers[0];
+    if (barrier.arrived > 0 && barrier.arrived == me.block->live) {
         release(barrier);
+    }
+    if (machine.cluster_barrier.arrived > 0 && machine.cluster_barrier.arrived == machine.live) {
+        release(machine.cluster_barrier);
     }
 }
 

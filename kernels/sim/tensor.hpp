@@ -41,6 +41,7 @@ static inline void ldmatrix_any(const char* what, u32 (&r)[4], const void* row, 
         die(text("%s: the row of thread %u begins at no multiple of 16 bytes", what, self->rank));
     }
     shared_offset(row);
+    copied(nullptr, row);
     MatrixRow mine = {row, r, transposed};
     meet_warp(what, 0xffffffffu, NOWHERE, &mine, load_matrices);
 }
@@ -89,12 +90,13 @@ static inline void mma_m16n8k16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1
 
 // The 128 threads from a multiple of 128 on. `finish` sees them by rank.
 static void meet_warpgroup(const char* what, Finish finish) {
+    Quiet quiet;
     Fibre& me = *self;
     u32 first = me.rank & ~127u;
     if (first + 128 > machine.threads) {
         die(text("%s: thread %u is in no whole warpgroup", what, me.rank));
     }
-    Barrier& barrier = machine.groups[first / 128];
+    Barrier& barrier = me.block->groups[first / 128];
     if (!barrier.waiting.empty() && strcmp(barrier.waiting[0]->what, what) != 0) {
         die(text("divergent warpgroup: thread %u is in %s, thread %u in %s", me.rank, what, barrier.waiting[0]->rank, barrier.waiting[0]->what));
     }
@@ -106,7 +108,7 @@ static void meet_warpgroup(const char* what, Finish finish) {
     }
     Fibre* members[128];
     for (u32 i = 0; i < 128; i++) {
-        members[i] = machine.fibres[first + i];
+        members[i] = me.block->fibres[first + i];
     }
     finish(members, 128);
     for (Fibre* member : barrier.waiting) {
@@ -127,11 +129,11 @@ static void gather(u64 descriptor, u32 rows, float (*to)[16]) {
         for (u32 k = 0; k < 16; k++) {
             u32 at = start + r / 8 * step + r % 8 * 128 + 2 * k;
             at ^= (at >> 7 & 7u) << 4;
-            if (at + 2 > machine.shared_bytes) {
-                die(text("wgmma: an operand reaches to byte %u of %u of dynamic shared memory", at + 2, machine.shared_bytes));
+            if (at + 2 > self->block->shared_bytes) {
+                die(text("wgmma: an operand reaches to byte %u of %u of dynamic shared memory", at + 2, self->block->shared_bytes));
             }
             u16 bits;
-            memcpy(&bits, machine.shared + at, 2);
+            memcpy(&bits, self->block->shared + at, 2);
             to[r][k] = bf16_value(bits);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lapidary::corpus::{Corpus, CorpusConfig, Kind, Tokenizer};
 use lapidary::host::{self, HostModel, LoadOptions, Origin};
-use lapidary::hub::{is_commit, DatasetSpec, Hub, HubOptions, ModelSpec};
+use lapidary::hub::{is_commit, DatasetSpec, FolderSpec, Hub, HubOptions, ModelSpec};
 use lapidary::{Error, Progress, Result};
 use serde_json::Value;
 
@@ -73,6 +73,17 @@ impl Model {
             _ => Tokenizer::load(Path::new(&self.name)).map(Some),
         }
     }
+}
+
+/// A path of this machine, or a folder of a repository of the hub, whose weights are fetched now; and then what it is there.
+pub fn dictionary(at: &Path, output: &Output) -> Result<(PathBuf, Option<Value>)> {
+    if at.exists() {
+        return Ok((at.to_path_buf(), None));
+    }
+    let spec = FolderSpec::parse(&at.to_string_lossy())?;
+    let found = open(output)?.weights_folder(&spec)?;
+    let origin = serde_json::json!({ "hub_id": found.id, "revision": found.commit, "path": spec.path });
+    Ok((found.dir, Some(origin)))
 }
 
 /// A name that is no folder and that the hub does not know may have been meant as either.

@@ -4,28 +4,37 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use lapidary::formats;
 use lapidary::host::{HostInfo, LoadOptions};
 use lapidary::shard::Shards;
 use lapidary::{Dictionary, Error, Result};
 use serde::Serialize;
 
+use super::convert::held_out_rows;
 use super::hub::Model;
 use super::output::Output;
 
-/// Say what a file or folder is: a host and its hook points, shards and their columns, a dictionary and its shapes.
+/// Rows that a dictionary is looked at on.
+const LINT_ROWS: u64 = 16_384;
+
+/// Say what a file or folder is: a host and its hook points, shards and their columns, a dictionary and what looks wrong about it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   lapidary inspect fable                 the built-in host: its hook points, in both spellings
   lapidary inspect path/to/hf-folder
   lapidary inspect shards
+  lapidary inspect runs/k32 --shards shards        a dictionary, ours or another tool's: what looks wrong about it
   lapidary inspect runs/k32 --json")]
 pub struct Args {
-    /// A host folder (or a hub id, or `fable`), a folder of shards, a dictionary, or a safetensors file.
+    /// A host folder (or a hub id, or `fable`), a folder of shards, a dictionary (ours or another tool's), or a safetensors file.
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
     /// Shards: also read every file and compare its hash with the manifest's.
     #[arg(long)]
     pub verify: bool,
+    /// A dictionary: also look at what it makes of held-out rows of these shards.
+    #[arg(long, value_name = "DIR")]
+    pub shards: Option<PathBuf>,
 }
 
 /// What was found.
@@ -62,8 +71,10 @@ pub enum Report {
         d_sae: usize,
         /// Its rule.
         activation: lapidary::Activation,
-        /// Smallest and largest atom norm.
-        atom_norms: (f32, f32),
+        /// Whose files: `lapidary`, or a dialect.
+        format: &'static str,
+        /// What looks wrong, and what is worth knowing.
+        lint: Box<lapidary::dictionary::Lint>,
         /// Where it comes from.
         provenance: Box<lapidary::dictionary::Provenance>,
     },
@@ -131,10 +142,25 @@ impl fmt::Display for Report {
                 }
                 Ok(())
             }
-            Self::Dictionary { d_in, d_sae, activation, atom_norms, provenance } => {
-                writeln!(f, "dictionary: {d_sae} latents over {d_in} dimensions, {activation:?}, made by {}", provenance.made_by)?;
+            Self::Dictionary { d_in, d_sae, activation, format, lint, provenance } => {
+                writeln!(
+                    f,
+                    "dictionary ({format}): {d_sae} latents over {d_in} dimensions, {activation:?}, made by {}",
+                    provenance.made_by
+                )?;
                 writeln!(f, "reads {} of {}", provenance.hook, provenance.host["name"].as_str().unwrap_or("(unknown)"))?;
-                write!(f, "atom norms {:.6} to {:.6}", atom_norms.0, atom_norms.1)
+                write!(f, "atom norms {:.6} to {:.6}, median {:.6}", lint.atom_norms[0], lint.atom_norms[2], lint.atom_norms[1])?;
+                if let Some(m) = &lint.measured {
+                    write!(f, "\non {} rows: L0 {:.2}", m.rows, m.l0)?;
+                    if let Some(k) = m.expected_l0 {
+                        write!(f, " ({k:.2} meant)")?;
+                    }
+                    if let Some(ev) = m.explained_variance {
+                        write!(f, ", explained variance {ev:.4}")?;
+                    }
+                }
+                lint.notes.iter().try_for_each(|note| write!(f, "\nnote: {note}"))?;
+                lint.warnings.iter().try_for_each(|warning| write!(f, "\nWARNING: {warning}"))
             }
             Self::Tensors { tensors } => {
                 let lines: Vec<String> = tensors.iter().map(|(name, dtype, shape)| format!("{name}  {dtype}  {shape:?}")).collect();
@@ -151,7 +177,11 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
         return shards(path, args.verify);
     }
     if path.join("dictionary.json").is_file() {
-        return dictionary(path);
+        return dictionary(Dictionary::load(path)?, "lapidary", args);
+    }
+    // Another tool's, before a folder with a config.json is taken for a host.
+    if let Some((d, format)) = foreign(path)? {
+        return dictionary(d, format, args);
     }
     if path.extension().is_some_and(|e| e == "safetensors") {
         return tensors(path);
@@ -200,16 +230,30 @@ fn shards(path: &Path, verify: bool) -> Result<Report> {
     })
 }
 
-fn dictionary(path: &Path) -> Result<Report> {
-    let d = Dictionary::load(path)?;
-    let norms = d.atom_norms()?;
-    let atom_norms = norms.iter().fold((f32::INFINITY, 0f32), |(lo, hi), &n| (lo.min(n), hi.max(n)));
+/// A dictionary of another tool at `path` itself: the only one there.
+fn foreign(path: &Path) -> Result<Option<(Dictionary, &'static str)>> {
+    let mut found = formats::ALL.iter().flat_map(|f| f.find(path).into_iter().map(move |at| (*f, at)));
+    let (Some((format, at)), None) = (found.next(), found.next()) else { return Ok(None) };
+    match format.read(&at, &Default::default()) {
+        Ok(foreign) => Ok(Some((foreign.dictionary, format.id()))),
+        // A file can still be listed.
+        Err(_) if path.is_file() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn dictionary(d: Dictionary, format: &'static str, args: &Args) -> Result<Report> {
+    let rows = match &args.shards {
+        Some(dir) => held_out_rows(&d, dir, LINT_ROWS)?.0,
+        None => Vec::new(),
+    };
     Ok(Report::Dictionary {
         d_in: d.d_in(),
         d_sae: d.d_sae(),
         activation: d.activation.clone(),
-        atom_norms,
-        provenance: Box::new(d.provenance.clone()),
+        format,
+        lint: Box::new(d.lint(&rows)?),
+        provenance: Box::new(d.provenance),
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod convert;
 mod demo;
 mod encode;
 mod harvest;
@@ -19,7 +20,7 @@ mod train;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lapidary::Result;
+use lapidary::{Error, Result};
 
 use output::Output;
 
@@ -61,6 +62,9 @@ enum Verb {
     Encode(encode::Args),
     Score(score::Args),
     Plot(plot::Args),
+    Export(Box<convert::ExportArgs>),
+    Import(convert::ImportArgs),
+    Convert(convert::ConvertArgs),
     Bench(bench::Args),
     Inspect(inspect::Args),
     Config(config::Args),
@@ -90,18 +94,42 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli, output: &Output) -> Result<()> {
     let device = lapidary::kernels::device(&cli.common.device)?;
+    let on_cpu = match &cli.verb {
+        Verb::Ingest(_) => Some("ingest"),
+        Verb::Plot(_) => Some("plot"),
+        Verb::Export(_) => Some("export"),
+        Verb::Import(_) => Some("import"),
+        Verb::Convert(_) => Some("convert"),
+        Verb::Bench(_) => Some("bench"),
+        Verb::Config(_) => Some("config"),
+        _ => None,
+    };
+    if let (Some(verb), false) = (on_cpu, device.is_cpu()) {
+        return Err(Error::request(format!("`{verb}` works on the CPU alone"), "leave --device out"));
+    }
     match &cli.verb {
         Verb::Demo(args) => output.report(&demo::run(args, &device, output)?),
         Verb::Harvest(args) => output.report(&harvest::run(args, &device, output)?),
         Verb::Ingest(args) => output.report(&ingest::run(args, output)?),
         Verb::Train(args) => output.report(&train::run(args, &device, output)?),
-        Verb::Encode(args) => output.report(&encode::run(args, output)?),
+        Verb::Encode(args) => output.report(&encode::run(args, &device, output)?),
         Verb::Score(args) => {
             let (report, requirements) = score::run(args, &device, output)?;
             output.report(&report)?;
             requirements
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
+        Verb::Export(args) => {
+            let (report, equal) = convert::export(args, output)?;
+            output.report(&report)?;
+            equal
+        }
+        Verb::Import(args) => output.report(&convert::import(args, output)?),
+        Verb::Convert(args) => {
+            let (report, equal) = convert::convert(args, output)?;
+            output.report(&report)?;
+            equal
+        }
         Verb::Bench(args) => bench::run(args, output),
         Verb::Inspect(args) => output.report(&inspect::run(args, &device, output)?),
         Verb::Config(args) => output.report(&config::run(args)?),

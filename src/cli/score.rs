@@ -75,7 +75,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
             "name a folder for them with --out DIR",
         ));
     }
-    let (dictionary, shards, column) = args.reading.open()?;
+    let (dictionary, shards, column) = args.reading.open(device)?;
     let split = args.split.split();
     if shards.rows(split) == 0 {
         return Err(Error::request(

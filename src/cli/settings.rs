@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use candle_core::Device;
 use clap::Args;
 use lapidary::artefact::Mode;
 use lapidary::config::Layers;
@@ -117,8 +118,8 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Opens both, under the run file's `[kernels]`. The column is the one asked for, else the hook the dictionary was trained on if the shards have it, else their only one.
-    pub fn open(&self) -> Result<(Dictionary, Shards, String)> {
+    /// Opens both, under the run file's `[kernels]`; the dictionary encodes on `device`. The column is the one asked for, else the hook the dictionary was trained on if the shards have it, else their only one.
+    pub fn open(&self, device: &Device) -> Result<(Dictionary, Shards, String)> {
         self.settings.layers()?.resolve()?;
         let mut dictionary = Dictionary::load(&self.dictionary)?;
         if let Some(activation) = &self.activation {
@@ -137,6 +138,6 @@ impl Reading {
             });
         }
         let name = column.name.clone();
-        Ok((dictionary, shards, name))
+        Ok((dictionary.on(device)?, shards, name))
     }
 }

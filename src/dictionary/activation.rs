@@ -24,6 +24,11 @@ pub enum Activation {
         /// Latents per row.
         k: usize,
     },
+    /// The k of largest magnitude of each row, with their signs (imported dictionaries).
+    AbsTopK {
+        /// Latents per row.
+        k: usize,
+    },
     /// Those strictly above one threshold (BatchTopK, Matryoshka and JumpReLU end here).
     Threshold {
         /// In units of pre-activation, not negative.
@@ -110,7 +115,7 @@ impl Activation {
     /// Latents per row that the rule promises, if it does.
     pub fn k(&self) -> Option<usize> {
         match self {
-            Self::TopK { k } => Some(*k),
+            Self::TopK { k } | Self::AbsTopK { k } => Some(*k),
             // A pursuit's steps are a bound: rows end early, and atoms come again.
             Self::Relu | Self::Threshold { .. } | Self::JumpRelu | Self::Gated | Self::Pursuit { .. } | Self::OrthogonalPursuit { .. } => {
                 None
@@ -120,7 +125,7 @@ impl Activation {
 
     pub(super) fn check(&self, d_sae: usize) -> Result<()> {
         match self {
-            Self::TopK { k } if *k == 0 || *k > d_sae => {
+            Self::TopK { k } | Self::AbsTopK { k } if *k == 0 || *k > d_sae => {
                 Err(Error::config("k", format!("{k} of {d_sae} latents cannot be selected"), format!("choose k between 1 and {d_sae}")))
             }
             Self::Threshold { threshold } if !(threshold.is_finite() && *threshold >= 0.0) => {
@@ -176,6 +181,7 @@ impl Activation {
             Self::TopK { k } => {
                 kernels::encode_topk(u, &coder.w_enc, &coder.b_enc, *k, dictionary.selection_scale.as_ref())?.to_codes(d_sae)
             }
+            Self::AbsTopK { k } => abs_topk(u, dictionary, *k),
             Self::JumpRelu => above(dictionary.thresholds.as_ref().ok_or_else(missing)?),
             Self::Gated => {
                 let (gain, bias) = dictionary.magnitude.as_ref().ok_or_else(missing)?;
@@ -198,14 +204,33 @@ impl Activation {
     }
 }
 
-/// `relu`, `topk:K`, `threshold:X`, `mp:STEPS` or `omp:STEPS`, the last two with `,key=value` for any of their other settings:
+/// The k largest of a row's pre-activations and of their negatives: those of an encoder beside its negative, of which at most one of a
+/// pair is positive.
+fn abs_topk(u: &Tensor, dictionary: &Dictionary, k: usize) -> Result<Codes> {
+    let c = &dictionary.coder;
+    let both = |t: &Tensor| -> Result<Tensor> { Ok(Tensor::cat(&[t, &t.neg()?], 0)?) };
+    let rank = dictionary.selection_scale.as_ref().map(|s| Tensor::cat(&[s, s], 0)).transpose()?;
+    let d_sae = c.b_enc.dims1()?;
+    let found = kernels::encode_topk(u, &both(&c.w_enc)?, &both(&c.b_enc)?, k, rank.as_ref())?.to_codes(2 * d_sae)?;
+    let mut codes = Codes::new(d_sae);
+    for r in 0..found.n_rows() {
+        let (indices, values) = found.row(r);
+        let signed = |(&j, &v): (&u32, &f32)| if (j as usize) < d_sae { (j, v) } else { (j - d_sae as u32, -v) };
+        let mut row: Vec<(u32, f32)> = indices.iter().zip(values).map(signed).collect();
+        row.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        codes.push_row(row.into_iter());
+    }
+    Ok(codes)
+}
+
+/// `relu`, `topk:K`, `abstopk:K`, `threshold:X`, `mp:STEPS` or `omp:STEPS`, the last two with `,key=value` for any of their other settings:
 /// `mp:8,selection=signed,tolerance=0.05,relative=true`.
 impl FromStr for Activation {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
         let bad = |problem: String| {
-            let help = "write relu, topk:32, threshold:0.5, mp:8 or omp:8; pursuits take ,selection=signed,tolerance=0.05,relative=true";
+            let help = "write relu, topk:32, abstopk:32, threshold:0.5, mp:8 or omp:8; pursuits take ,selection=signed,tolerance=0.05,relative=true";
             Error::request(format!("`{s}` is no activation rule: {problem}"), help)
         };
         let (name, rest) = s.split_once(':').unwrap_or((s, ""));
@@ -214,6 +239,7 @@ impl FromStr for Activation {
         let (kind, key) = match name {
             "relu" => ("relu", None),
             "topk" => ("top_k", Some("k")),
+            "abstopk" => ("abs_top_k", Some("k")),
             "threshold" => ("threshold", Some("threshold")),
             "mp" => ("pursuit", Some("steps")),
             "omp" => ("orthogonal_pursuit", Some("steps")),

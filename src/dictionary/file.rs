@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Activation, Dictionary, InputTransform, Provenance};
+use super::{Activation, Dictionary, InputTransform, Provenance, RowNorm};
 use crate::artefact;
 use crate::error::{Error, Result};
 use crate::kernels::Coder;
@@ -38,6 +38,8 @@ struct Header {
     /// Scale of the input transform; its shift is a tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     input_scale: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    row_norm: Option<RowNorm>,
     /// Bound of codes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     softcap: Option<f32>,
@@ -79,6 +81,7 @@ impl Dictionary {
             activation: self.activation.clone(),
             centred: self.centred,
             input_scale: self.input_transform.as_ref().map(|t| t.scale),
+            row_norm: self.row_norm,
             softcap: self.softcap,
             weights_sha256: format!("{:x}", Sha256::digest(&bytes)),
             provenance: self.provenance.clone(),
@@ -147,9 +150,11 @@ impl Dictionary {
             magnitude,
             softcap: header.softcap,
             input_transform,
+            row_norm: header.row_norm,
             skip,
             provenance: header.provenance,
             prepared: OnceLock::new(),
+            elsewhere: None,
         };
         dictionary.check()?;
         let found = (dictionary.d_in(), dictionary.d_out(), dictionary.d_sae());

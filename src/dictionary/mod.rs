@@ -3,18 +3,21 @@
 //! Knows nothing of training: every variant ends as one of these, and everything after training sees only this.
 //!
 //! ```text
-//! u    = scale * (x - shift)                      input transform (identity for what Lapidary trains)
+//! u    = norm(scale * (x - shift))                input transform, then a norm per row (neither in what Lapidary trains)
 //! a    = (u - b_dec if centred else u) W_enc^T + b_enc
 //! z    = activation(a)
 //! y    = z W_dec + b_dec  (+ u W_skip^T)
-//! xhat = y / scale + shift
+//! xhat = norm^-1(y) / scale + shift
 //! ```
 //!
 //! A pursuit takes `u - b_dec` apart in the decoder's atoms: `w_enc`, `b_enc` and `centred` take no part.
 
 mod activation;
 mod file;
+mod fold;
+mod lint;
 mod power_diagram;
+mod row_norm;
 
 use std::sync::{Arc, OnceLock};
 
@@ -29,7 +32,9 @@ use activation::Prepared;
 
 pub use activation::Activation;
 pub use file::{FORMAT_VERSION, KIND};
+pub use lint::{Lint, Measured};
 pub use power_diagram::{PowerDiagram, Subsets};
+pub use row_norm::RowNorm;
 
 /// An affine map of the input before encoding, undone after decoding.
 #[derive(Debug, Clone)]
@@ -86,12 +91,16 @@ pub struct Dictionary {
     pub softcap: Option<f32>,
     /// Undone after decoding.
     pub input_transform: Option<InputTransform>,
+    /// Done to each row after the input transform, and undone before it is.
+    pub row_norm: Option<RowNorm>,
     /// A linear path beside the codes, `[d_out, d_in]` (skip transcoders).
     pub skip: Option<Tensor>,
     /// Where it comes from.
     pub provenance: Provenance,
     /// What a pursuit needs, with the atoms and the rule it was made of.
     prepared: OnceLock<(TensorId, Activation, Arc<Prepared>)>,
+    /// The same on a GPU, where it encodes and decodes ([`Dictionary::on`]).
+    elsewhere: Option<Arc<Dictionary>>,
 }
 
 impl Dictionary {
@@ -109,12 +118,43 @@ impl Dictionary {
             magnitude: None,
             softcap: None,
             input_transform: None,
+            row_norm: None,
             skip: None,
             provenance,
             prepared: OnceLock::new(),
+            elsewhere: None,
         };
         dictionary.check()?;
         Ok(dictionary)
+    }
+
+    /// Encodes and decodes on `device` from now on; its own tensors stay where they are, for whoever looks at them.
+    ///
+    /// # Errors
+    /// No memory there.
+    pub fn on(mut self, device: &Device) -> Result<Self> {
+        self.elsewhere = None;
+        if matches!(device, Device::Cpu) {
+            return Ok(self);
+        }
+        let moved = |t: &Tensor| t.to_device(device);
+        let c = &self.coder;
+        let there = Self {
+            coder: Coder { w_enc: moved(&c.w_enc)?, b_enc: moved(&c.b_enc)?, w_dec: moved(&c.w_dec)?, b_dec: moved(&c.b_dec)? },
+            selection_scale: self.selection_scale.as_ref().map(moved).transpose()?,
+            thresholds: self.thresholds.as_ref().map(moved).transpose()?,
+            magnitude: self.magnitude.as_ref().map(|(a, b)| -> Result<_> { Ok((moved(a)?, moved(b)?)) }).transpose()?,
+            input_transform: self
+                .input_transform
+                .as_ref()
+                .map(|t| -> Result<_> { Ok(InputTransform { shift: moved(&t.shift)?, scale: t.scale }) })
+                .transpose()?,
+            skip: self.skip.as_ref().map(moved).transpose()?,
+            prepared: OnceLock::new(),
+            ..self.clone()
+        };
+        self.elsewhere = Some(Arc::new(there));
+        Ok(self)
     }
 
     /// Do all shapes agree?
@@ -151,12 +191,21 @@ impl Dictionary {
         };
         needs((self.activation == Activation::JumpRelu) == self.thresholds.is_some(), "its thresholds")?;
         needs((self.activation == Activation::Gated) == self.magnitude.is_some(), "its magnitudes")?;
+        if self.softcap.is_some() && matches!(self.activation, Activation::AbsTopK { .. }) {
+            return Err(Error::config("softcap", "bounds positive codes, and abs_top_k has negative ones", "use another activation"));
+        }
         if self.softcap.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
             return Err(Error::config("softcap", "is no bound", "it must be finite and above 0"));
         }
         if let Some(t) = &self.input_transform {
             expect("input shift", d_in, t.shift.dims1()?)?;
             expect("an input transform's output", d_in, d_out)?;
+        }
+        if self.row_norm.is_some() {
+            expect("the output of a dictionary that norms its rows", d_in, d_out)?;
+            if self.skip.is_some() {
+                return Err(Error::request("a norm per row beside a skip path is no function this describes", help()));
+            }
         }
         if let Some(skip) = &self.skip {
             let (rows, columns) = skip.dims2()?;
@@ -186,7 +235,15 @@ impl Dictionary {
         self.activation = activation;
         self.prepared = OnceLock::new();
         self.check()?;
-        Ok(self)
+        match self.elsewhere.take() {
+            Some(there) => self.on(there.device()),
+            None => Ok(self),
+        }
+    }
+
+    /// After weights were replaced that a pursuit had prepared for.
+    fn forget(&mut self) {
+        self.prepared = OnceLock::new();
     }
 
     /// Made at the first use, and again at each use when atoms or rule were replaced since.
@@ -223,6 +280,7 @@ impl Dictionary {
         self.coder.w_enc.device()
     }
 
+    /// Before a norm per row.
     fn transformed(&self, x: &Tensor) -> Result<Tensor> {
         let (_, d) = x.dims2()?;
         if d != self.d_in() {
@@ -248,7 +306,14 @@ impl Dictionary {
     /// # Errors
     /// Another width.
     pub fn encode(&self, x: &Tensor) -> Result<Codes> {
+        if let Some(there) = &self.elsewhere {
+            return there.encode(&x.to_device(there.device())?);
+        }
         let u = self.transformed(x)?;
+        let u = match self.row_norm {
+            None => u,
+            Some(norm) => norm.apply(&u)?.u,
+        };
         let u = if self.centred || self.activation.is_pursuit() { u.broadcast_sub(&self.coder.b_dec)? } else { u };
         let prepared = self.prepared()?;
         let codes = self.activation.codes(&u, self, prepared.as_deref())?;
@@ -258,15 +323,25 @@ impl Dictionary {
         })
     }
 
-    /// Reconstruction of codes, `[n, d_out]`, f32. With a skip path, `x` must be given.
+    /// Reconstruction of codes, `[n, d_out]`, f32. With a skip path or a norm per row, `x` must be given.
     ///
     /// # Errors
-    /// Codes of another dictionary; a skip path without `x`.
+    /// Codes of another dictionary; a skip path or a norm per row without `x`.
     pub fn decode(&self, codes: &Codes, x: Option<&Tensor>) -> Result<Tensor> {
+        if let Some(there) = &self.elsewhere {
+            let moved = x.map(|x| x.to_device(there.device())).transpose()?;
+            return Ok(there.decode(codes, moved.as_ref())?.to_device(x.map_or(&Device::Cpu, Tensor::device))?);
+        }
         let mut y = kernels::decode_codes(codes, &self.coder.w_dec, Some(&self.coder.b_dec))?;
         if let Some(skip) = &self.skip {
             let x = x.ok_or_else(|| Error::request("a dictionary with a skip path decodes from codes and input", "pass the input too"))?;
             y = (y + self.transformed(x)?.matmul(&skip.t()?)?)?;
+        }
+        if let Some(norm) = self.row_norm {
+            let x =
+                x.ok_or_else(|| Error::request("a dictionary that norms its rows decodes from codes and input", "pass the input too"))?;
+            let normed = norm.apply(&self.transformed(x)?)?;
+            y = y.broadcast_mul(&normed.scale)?.broadcast_add(&normed.shift)?;
         }
         match &self.input_transform {
             None => Ok(y),
@@ -304,10 +379,14 @@ impl Dictionary {
             thresholds: self.thresholds.as_ref().map(first).transpose()?,
             magnitude: self.magnitude.as_ref().map(|(a, b)| -> Result<_> { Ok((first(a)?, first(b)?)) }).transpose()?,
             prepared: OnceLock::new(),
+            elsewhere: None,
             ..self.clone()
         };
         prefix.check()?;
-        Ok(prefix)
+        match &self.elsewhere {
+            Some(there) => prefix.on(there.device()),
+            None => Ok(prefix),
+        }
     }
 
     /// Widths below `d_sae` whose first latents were trained to be a dictionary of their own ([`Dictionary::prefix`]), narrowest first.

@@ -148,3 +148,106 @@ fn impossible_rules_are_refused() {
     skipping.skip = Some(Tensor::zeros((6, 6), DType::F32, &Device::Cpu).unwrap());
     assert!(skipping.with_activation("mp:3".parse().unwrap()).unwrap_err().to_string().contains("linear path"));
 }
+
+/// Every rule that folding knows, with what it needs, over atoms of any norm.
+fn foldable() -> Vec<Dictionary> {
+    let mut rng = Rng::stream(11, "test", 0);
+    let mut all: Vec<Dictionary> =
+        ["relu", "threshold:0.4", "topk:3", "abstopk:3", "mp:4"].into_iter().map(|rule| sample(rule.parse().unwrap())).collect();
+    let mut jump = sample(Activation::Relu);
+    jump.thresholds = Some(random(&mut rng, &[20]).abs().unwrap());
+    jump.activation = Activation::JumpRelu;
+    let mut gated = sample(Activation::Relu);
+    gated.magnitude = Some((random(&mut rng, &[20]).exp().unwrap(), random(&mut rng, &[20])));
+    gated.activation = Activation::Gated;
+    let mut ranked = sample("topk:3".parse().unwrap());
+    ranked.selection_scale = Some(random(&mut rng, &[20]).abs().unwrap());
+    all.extend([jump, gated, ranked]);
+    all
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+}
+
+#[test]
+fn folding_keeps_codes_and_reconstructions() {
+    let x = random(&mut Rng::stream(12, "test", 0), &[60, 6]);
+    for plain in foldable() {
+        for centred in [true, false] {
+            let mut d = plain.clone();
+            d.centred = centred;
+            let (codes, y) = d.reconstruct(&x).unwrap();
+            let (other, z) = d.with_centred(!centred).unwrap().reconstruct(&x).unwrap();
+            let off = difference(&codes.to_dense().unwrap(), &other.to_dense().unwrap());
+            assert!(off < 1e-5 && difference(&y, &z) < 1e-4, "{:?}, centred {centred}: {off}", d.activation);
+
+            let shift = random(&mut Rng::stream(13, "test", 0), &[6]);
+            d.input_transform = Some(InputTransform { shift, scale: 1.7 });
+            let (codes, y) = d.reconstruct(&x).unwrap();
+            let folded = d.without_input_transform().unwrap();
+            assert!(folded.input_transform.is_none());
+            let (other, z) = folded.reconstruct(&x).unwrap();
+            let off = difference(&codes.to_dense().unwrap(), &other.to_dense().unwrap());
+            assert!(off < 2e-5 && difference(&y, &z) < 1e-4, "{:?}, centred {centred}: {off}", d.activation);
+        }
+    }
+}
+
+#[test]
+fn unit_atoms_scale_codes_by_their_norms_or_are_refused() {
+    let x = random(&mut Rng::stream(14, "test", 0), &[60, 6]);
+    for d in foldable() {
+        let ranks_codes = matches!(d.activation, Activation::TopK { .. } | Activation::AbsTopK { .. }) && d.selection_scale.is_none();
+        let folded = match d.with_unit_atoms() {
+            Err(error) => {
+                assert!(ranks_codes && error.to_string().contains("top-k"), "{error}");
+                continue;
+            }
+            Ok(folded) => folded,
+        };
+        assert!(!ranks_codes && folded.atom_norms().unwrap().iter().all(|n| (n - 1.0).abs() < 1e-5));
+        let norms = Tensor::new(d.atom_norms().unwrap(), &Device::Cpu).unwrap();
+        let ((codes, y), (scaled, z)) = (d.reconstruct(&x).unwrap(), folded.reconstruct(&x).unwrap());
+        let want = codes.to_dense().unwrap().broadcast_mul(&norms).unwrap();
+        let off = difference(&want, &scaled.to_dense().unwrap());
+        assert!(off < 5e-5 && difference(&y, &z) < 1e-4, "{:?}: {off}", d.activation);
+    }
+}
+
+#[test]
+fn abs_topk_keeps_signs() {
+    let d = sample("abstopk:4".parse().unwrap());
+    let x = random(&mut Rng::stream(15, "test", 0), &[30, 6]);
+    let codes = d.encode(&x).unwrap();
+    let u = x.broadcast_sub(&d.coder.b_dec).unwrap();
+    let all = kernels::pre_activations(&u, &d.coder.w_enc, &d.coder.b_enc).unwrap().to_vec2::<f32>().unwrap();
+    for (r, a) in all.iter().enumerate() {
+        let mut best: Vec<usize> = (0..20).collect();
+        best.sort_by(|&i, &j| a[j].abs().total_cmp(&a[i].abs()));
+        let mut found: Vec<usize> = codes.row(r).0.iter().map(|&j| j as usize).collect();
+        found.sort_unstable();
+        best.truncate(4);
+        best.sort_unstable();
+        assert_eq!(found, best);
+        assert!(codes.row(r).0.iter().zip(codes.row(r).1).all(|(&j, v)| (a[j as usize] - v).abs() < 1e-5));
+    }
+    assert!(codes.values.iter().any(|v| *v < 0.0));
+}
+
+#[test]
+fn a_norm_per_row_is_kept_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut d = sample("topk:3".parse().unwrap());
+    d.row_norm = Some(RowNorm::LayerNorm);
+    d.save(dir.path()).unwrap();
+    let back = Dictionary::load(dir.path()).unwrap();
+    assert_eq!(back.row_norm, Some(RowNorm::LayerNorm));
+    // A row, moved and stretched, has the same codes, and its reconstruction moves and stretches with it.
+    let x = random(&mut Rng::stream(16, "test", 0), &[10, 6]);
+    let moved = ((&x * 3.0).unwrap() + 7.0).unwrap();
+    let ((a, y), (b, z)) = (back.reconstruct(&x).unwrap(), back.reconstruct(&moved).unwrap());
+    assert!(difference(&a.to_dense().unwrap(), &b.to_dense().unwrap()) < 1e-4);
+    assert!(difference(&((y * 3.0).unwrap() + 7.0).unwrap(), &z) < 1e-3);
+    assert!(back.decode(&a, None).is_err());
+}

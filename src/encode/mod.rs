@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,6 +88,67 @@ fn record(batch: &Batch, codes: &Codes, split: &str) -> std::result::Result<Reco
     )
 }
 
+/// A `codes.parquet` being written.
+struct Writer {
+    path: PathBuf,
+    writer: ArrowWriter<tempfile::NamedTempFile>,
+    started: std::time::Instant,
+    before: EncodeCounts,
+    rows: u64,
+    active: u64,
+}
+
+impl Writer {
+    fn create(out: &Path, overwrite: bool) -> Result<Self> {
+        if !overwrite && !artefact::is_empty(out)? {
+            return Err(Error::OutputNotEmpty { path: out.to_path_buf() });
+        }
+        fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+        artefact::remove_leftovers(out)?;
+        let (started, before) = (std::time::Instant::now(), encode_counts());
+        let path = out.join("codes.parquet");
+        let temp = tempfile::NamedTempFile::new_in(out).map_err(|e| Error::io("create a file in", out, e))?;
+        let properties = WriterProperties::builder()
+            .set_created_by(format!("lapidary {}", env!("CARGO_PKG_VERSION")))
+            .set_compression(parquet::basic::Compression::SNAPPY)
+            .set_max_row_group_row_count(Some(65_536))
+            .build();
+        let writer = ArrowWriter::try_new(temp, schema(), Some(properties)).map_err(|e| artefact::write_error(&path, &e))?;
+        Ok(Self { path, writer, started, before, rows: 0, active: 0 })
+    }
+
+    /// Codes of a batch whose rows are `x` `[n, d_in]`.
+    fn push(&mut self, batch: &Batch, codes: &Codes, split: &str) -> Result<()> {
+        let bad = |e: &(dyn std::error::Error + 'static)| artefact::write_error(&self.path, e);
+        let record = record(batch, codes, split).map_err(|e| bad(&e))?;
+        self.writer.write(&record).map_err(|e| bad(&e))?;
+        self.rows += batch.n as u64;
+        self.active += codes.indices.len() as u64;
+        Ok(())
+    }
+
+    fn finish(self, dictionary: &Dictionary, out: &Path, column: &str, split: &str) -> Result<EncodeReport> {
+        let bad = |e: &(dyn std::error::Error + 'static)| artefact::write_error(&self.path, e);
+        artefact::persist(self.writer.into_inner().map_err(|e| bad(&e))?, &self.path)?;
+        let (rows, active) = (self.rows, self.active);
+        let info = serde_json::json!({
+            "kind": "lapidary-codes", "version": FORMAT_VERSION, "rows": rows, "active": active, "d_sae": dictionary.d_sae(),
+            "column": column, "split": split, "activation": dictionary.activation,
+            "dictionary": dictionary.provenance,
+        });
+        let mut json = serde_json::to_vec_pretty(&info).expect("plain JSON");
+        json.push(b'\n');
+        artefact::write(out, "codes.json", &json)?;
+        Ok(EncodeReport {
+            out: out.to_path_buf(),
+            rows,
+            l0: active as f64 / rows.max(1) as f64,
+            seconds: self.started.elapsed().as_secs_f64(),
+            counts: encode_counts().since(self.before),
+        })
+    }
+}
+
 /// Encodes the rows of `column`, in file order; `split` `None` means all rows, train first.
 ///
 /// # Errors
@@ -100,32 +162,14 @@ pub fn encode(
     overwrite: bool,
     progress: &dyn Progress,
 ) -> Result<EncodeReport> {
-    if !overwrite && !artefact::is_empty(out)? {
-        return Err(Error::OutputNotEmpty { path: out.to_path_buf() });
-    }
-    fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    artefact::remove_leftovers(out)?;
-    let (started, before) = (std::time::Instant::now(), encode_counts());
-    let path = out.join("codes.parquet");
-    let bad = |e: &(dyn std::error::Error + 'static)| artefact::write_error(&path, e);
-    let temp = tempfile::NamedTempFile::new_in(out).map_err(|e| Error::io("create a file in", out, e))?;
-    let properties = WriterProperties::builder()
-        .set_created_by(format!("lapidary {}", env!("CARGO_PKG_VERSION")))
-        .set_compression(parquet::basic::Compression::SNAPPY)
-        .set_max_row_group_row_count(Some(65_536))
-        .build();
-    let mut writer = ArrowWriter::try_new(temp, schema(), Some(properties)).map_err(|e| bad(&e))?;
+    let mut writer = Writer::create(out, overwrite)?;
     progress.begin("encode", Some(shards.rows(split)), "rows");
-    let (mut rows, mut active) = (0u64, 0u64);
     let splits = split.map_or(vec![Split::Train, Split::HeldOut], |s| vec![s]);
     for split in splits {
         for batch in shards.scan(column, Some(split))? {
             let mut batch = batch?;
             let x = Tensor::from_vec(std::mem::take(&mut batch.x), (batch.n, dictionary.d_in()), dictionary.device())?;
-            let codes = dictionary.encode(&x)?;
-            writer.write(&record(&batch, &codes, split.name()).map_err(|e| bad(&e))?).map_err(|e| bad(&e))?;
-            rows += batch.n as u64;
-            active += codes.indices.len() as u64;
+            writer.push(&batch, &dictionary.encode(&x)?, split.name())?;
             progress.advance(batch.n as u64);
             if progress.is_cancelled() {
                 return Err(Error::Interrupted { doing: "encoding" });
@@ -133,20 +177,77 @@ pub fn encode(
         }
     }
     progress.end();
-    artefact::persist(writer.into_inner().map_err(|e| bad(&e))?, &path)?;
-    let info = serde_json::json!({
-        "kind": "lapidary-codes", "version": FORMAT_VERSION, "rows": rows, "active": active, "d_sae": dictionary.d_sae(),
-        "column": column, "split": split.map_or("all", Split::name), "activation": dictionary.activation,
-        "dictionary": dictionary.provenance,
-    });
-    let mut json = serde_json::to_vec_pretty(&info).expect("plain JSON");
-    json.push(b'\n');
-    artefact::write(out, "codes.json", &json)?;
-    Ok(EncodeReport {
-        out: out.to_path_buf(),
-        rows,
-        l0: active as f64 / rows.max(1) as f64,
-        seconds: started.elapsed().as_secs_f64(),
-        counts: encode_counts().since(before),
-    })
+    writer.finish(dictionary, out, column, split.map_or("all", Split::name))
+}
+
+/// Encodes vectors that are in no shards, handed over block by block; row i of all is `doc_id` i at position 0.
+pub struct VectorEncoder<'a> {
+    dictionary: &'a Dictionary,
+    out: PathBuf,
+    writer: Writer,
+    reconstruction: Option<(PathBuf, std::io::BufWriter<tempfile::NamedTempFile>)>,
+}
+
+impl<'a> VectorEncoder<'a> {
+    /// Opens the outputs. `reconstruct`: also write `reconstruction.npy`, `[rows, d_out]`, f32; it needs to know how many `rows` come.
+    ///
+    /// # Errors
+    /// A folder in use, one that cannot be made.
+    pub fn create(dictionary: &'a Dictionary, rows: u64, reconstruct: bool, out: &Path, overwrite: bool) -> Result<Self> {
+        let writer = Writer::create(out, overwrite)?;
+        let reconstruction = if reconstruct {
+            let path = out.join("reconstruction.npy");
+            let temp = tempfile::NamedTempFile::new_in(out).map_err(|e| Error::io("create a file in", out, e))?;
+            let mut file = std::io::BufWriter::new(temp);
+            let header = npy_header(rows, dictionary.d_out());
+            file.write_all(&header).map_err(|e| Error::io("write", &path, e))?;
+            Some((path, file))
+        } else {
+            None
+        };
+        Ok(Self { dictionary, out: out.to_path_buf(), writer, reconstruction })
+    }
+
+    /// The next rows, `[n, d_in]`, row-major.
+    ///
+    /// # Errors
+    /// Another width, a full disk.
+    pub fn push(&mut self, x: &[f32], width: usize) -> Result<()> {
+        let n = x.len() / width.max(1);
+        let x = Tensor::from_slice(x, (n, width), self.dictionary.device())?;
+        let codes = self.dictionary.encode(&x)?;
+        let first = self.writer.rows;
+        let batch = Batch { n, doc_id: (first..first + n as u64).collect(), position: vec![0; n], ..Default::default() };
+        self.writer.push(&batch, &codes, "all")?;
+        if let Some((path, file)) = &mut self.reconstruction {
+            let y = self.dictionary.decode(&codes, Some(&x))?.flatten_all()?.to_vec1::<f32>()?;
+            let bytes: Vec<u8> = y.iter().flat_map(|v| v.to_le_bytes()).collect();
+            file.write_all(&bytes).map_err(|e| Error::io("write", &*path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the files. `source`: what the rows are, for `codes.json`.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn finish(self, source: &str) -> Result<EncodeReport> {
+        if let Some((path, file)) = self.reconstruction {
+            let temp = file.into_inner().map_err(|e| Error::io("write", &path, e.into_error()))?;
+            artefact::persist(temp, &path)?;
+        }
+        self.writer.finish(self.dictionary, &self.out, source, "all")
+    }
+}
+
+/// Header of an f32 matrix as numpy writes it: version 1.0, padded to 64 bytes.
+fn npy_header(rows: u64, columns: usize) -> Vec<u8> {
+    let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let padding = (64 - (10 + text.len() + 1) % 64) % 64;
+    text.push_str(&" ".repeat(padding));
+    text.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    header.extend_from_slice(text.as_bytes());
+    header
 }

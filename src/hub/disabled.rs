@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{DatasetSpec, HubOptions, ModelSpec, Snapshot};
+use super::{DatasetSpec, FolderSpec, HubOptions, ModelSpec, Snapshot};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -44,6 +44,14 @@ impl Hub {
     /// # Errors
     /// Never.
     pub fn weights(&self, _snapshot: &Snapshot) -> Result<()> {
+        match self.0 {}
+    }
+
+    /// Never runs.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn weights_folder(&self, _spec: &FolderSpec) -> Result<Snapshot> {
         match self.0 {}
     }
 

@@ -1,7 +1,7 @@
 //! Models and datasets by hub id: found, fetched, checked, and kept in the cache that Python's `huggingface_hub` uses.
 //!
 //! ```text
-//! id@revision --> commit (resolve.rs) --> list of files (listing.rs) --> which ones (model.rs, dataset.rs)
+//! id@revision --> commit (resolve.rs) --> list of files (listing.rs) --> which ones (model.rs, dataset.rs, folder.rs)
 //!             --> each file: cache.rs, else HEAD + GET (http.rs, download.rs), checked (verify.rs)
 //! ```
 //!
@@ -25,6 +25,8 @@ mod download;
 #[cfg(feature = "hub")]
 mod enabled;
 #[cfg(feature = "hub")]
+mod folder;
+#[cfg(feature = "hub")]
 mod http;
 #[cfg(feature = "hub")]
 mod listing;
@@ -37,7 +39,7 @@ mod verify;
 
 #[cfg(not(feature = "hub"))]
 pub use disabled::{Dataset, Hub};
-pub use spec::{is_commit, DatasetSpec, ModelSpec};
+pub use spec::{is_commit, DatasetSpec, FolderSpec, ModelSpec};
 #[cfg(feature = "hub")]
 pub use {dataset::Dataset, enabled::Hub};
 

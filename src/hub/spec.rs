@@ -11,6 +11,17 @@ pub struct ModelSpec {
     pub revision: Option<String>,
 }
 
+/// `org/name/folder/file`, with `@revision` after the name where it matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderSpec {
+    /// Hub id, of two parts.
+    pub id: String,
+    /// Branch, tag or commit without a slash; `None`: `main`.
+    pub revision: Option<String>,
+    /// Folder or file in it, without slashes at its ends; may be empty.
+    pub path: String,
+}
+
 /// `hf:org/name`, with `@revision` and `:split` where they matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetSpec {
@@ -38,6 +49,26 @@ impl ModelSpec {
             (false, _) => Err(Error::request(format!("there is no model folder `{text}`, and that is no hub id"), MODEL_HELP)),
             (_, false) => Err(Error::request(format!("`{text}`: that is no revision"), MODEL_HELP)),
         }
+    }
+}
+
+impl FolderSpec {
+    /// Reads it; a leading `hf:` may say that no folder of this machine is meant.
+    ///
+    /// # Errors
+    /// What can be no hub id with a path.
+    pub fn parse(text: &str) -> Result<Self> {
+        const HELP: &str = "write org/name, org/name/folder or org/name@revision/folder";
+        let bare = text.strip_prefix("hf:").unwrap_or(text).trim_end_matches('/');
+        let mut parts = bare.splitn(3, '/');
+        let (org, name, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (name, revision) = split_revision(name);
+        let id = format!("{org}/{name}");
+        let safe = path.is_empty() || path.split('/').all(|p| !p.is_empty() && p != "." && p != ".." && !p.contains(['\\', '\0']));
+        if !is_id(&id) || !safe || !revision.is_none_or(is_revision) {
+            return Err(Error::request(format!("there is no file or folder `{text}`, and that is no folder of the hub"), HELP));
+        }
+        Ok(Self { id, revision: revision.map(str::to_string), path: path.to_string() })
     }
 }
 
@@ -108,6 +139,12 @@ mod tests {
         assert_eq!(model("a/b@refs/pr/3").unwrap().1.as_deref(), Some("refs/pr/3"));
         for wrong in ["", "a/b/c", "./x", "../x", "/abs", "a//b", "a b", "a/b@", "a@../x", "a/-b", "x\\y", "a/b@x..y"] {
             assert!(ModelSpec::parse(wrong).is_err(), "{wrong}");
+        }
+        let folder = |t: &str| FolderSpec::parse(t).map(|f| (f.id, f.revision, f.path)).ok();
+        assert_eq!(folder("acme/saes@v1/blocks.5/x"), Some(("acme/saes".into(), Some("v1".into()), "blocks.5/x".into())));
+        assert_eq!(folder("hf:acme/saes/"), Some(("acme/saes".into(), None, String::new())));
+        for wrong in ["acme", "./x", "../x/y", "acme/saes/../y", "acme/saes//y", "/abs/x", "acme/saes@/y"] {
+            assert!(FolderSpec::parse(wrong).is_err(), "{wrong}");
         }
         let data = |t: &str| DatasetSpec::parse(t).map(|d| (d.id, d.revision, d.split)).ok();
         assert_eq!(data("hf:org/name"), Some(("org/name".into(), None, None)));

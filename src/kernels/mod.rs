@@ -190,7 +190,7 @@ mod pursuit;
 mod resident;
 
 pub use cuda::OnGpu;
-pub use resident::{Choice, Precision, ResidentConfig, StepPlan, Told};
+pub use resident::{Choice, DeviceEncode, Precision, ResidentConfig, StepPlan, Told};
 
 pub use pursuit::{fill_gram, new_gram, orthogonal_pursuit, pursuit, Gradient, Pick, PursuitGrad, PursuitPath, PursuitRule, Tape};
 

@@ -18,6 +18,21 @@ pub enum Precision {
     Certified,
 }
 
+/// Which kernels encode on a GPU where operands are bf16. Sums go in another order in each, so near-ties may be decided another way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceEncode {
+    /// The fastest that the chip has.
+    #[default]
+    Auto,
+    /// Products by cuBLAS a chunk of latents at a time, merged as they come: any chip, any size.
+    Chunked,
+    /// Fused, for sm_90.
+    Hopper,
+    /// Fused, for sm_80 and later.
+    Ampere,
+}
+
 /// How a step selects codes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Choice {
@@ -61,6 +76,8 @@ pub struct ResidentConfig {
     pub clip_norm: f64,
     /// The encoder's arithmetic.
     pub precision: Precision,
+    /// The encoder's kernels.
+    pub encode: DeviceEncode,
 }
 
 /// Figures of a step, read after it.

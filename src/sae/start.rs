@@ -39,6 +39,12 @@ impl Start {
                 "name a dictionary that reads and writes the same rows",
             ));
         }
+        if dictionary.row_norm.is_some() || matches!(dictionary.activation, Activation::AbsTopK { .. }) {
+            return Err(Error::request(
+                "a dictionary that norms each row, or whose codes may be negative, cannot be the start of one that does not",
+                "name a dictionary without a norm per row, with positive codes",
+            ));
+        }
         let c = &dictionary.coder;
         // u = s (x - shift) is what it reads; t x is what the learner reads.
         let (s, shift) = dictionary.input_transform.as_ref().map_or((1.0, None), |t| (t.scale, Some(&t.shift)));
@@ -106,7 +112,7 @@ impl Start {
 pub(super) fn nearest(dictionary: &Dictionary) -> SaeConfig {
     let d_sae = dictionary.d_sae();
     match dictionary.activation {
-        Activation::TopK { k } => SaeConfig::TopK(TopKConfig { d_sae, k, ..Default::default() }),
+        Activation::TopK { k } | Activation::AbsTopK { k } => SaeConfig::TopK(TopKConfig { d_sae, k, ..Default::default() }),
         Activation::Threshold { .. } => SaeConfig::BatchTopK(BatchTopKConfig { d_sae, ..Default::default() }),
         Activation::JumpRelu => SaeConfig::JumpRelu(JumpReluConfig { d_sae, target_l0: 32f64.min(d_sae as f64), ..Default::default() }),
         Activation::Gated => SaeConfig::Gated(GatedConfig { d_sae, ..Default::default() }),

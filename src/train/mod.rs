@@ -17,7 +17,7 @@ mod source;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kernels::Precision;
+use crate::kernels::{DeviceEncode, Precision};
 
 pub use log::{read as read_log, LogRecord, LOG_COLUMNS};
 pub use normalize::scale_for;
@@ -54,6 +54,8 @@ pub struct TrainConfig {
     /// Arithmetic of the encoder's products on a GPU: `bf16`, `tf32`, `f32`, or `certified` for the sets that float64 picks. The CPU always
     /// picks those.
     pub gpu_precision: Precision,
+    /// Kernels that encode on a GPU in bf16: `auto`, `chunked`, `hopper` or `ampere`.
+    pub gpu_encode: DeviceEncode,
     /// Seeds the "init" stream, and the "data" stream unless `data_seed` is given.
     pub seed: u64,
     /// Seeds the order of rows. In a sweep all members share one order: that of the first seed, unless given.
@@ -91,6 +93,7 @@ impl Default for TrainConfig {
             eps: 1e-8,
             clip_norm: 1.0,
             gpu_precision: Precision::Bf16,
+            gpu_encode: DeviceEncode::Auto,
             seed: 0,
             data_seed: None,
             init_from: String::new(),

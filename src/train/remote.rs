@@ -48,6 +48,7 @@ impl Remote {
             unit_norm: learner.unit_norm(),
             clip_norm: member.train.clip_norm,
             precision: member.train.gpu_precision,
+            encode: member.train.gpu_encode,
         };
         let state = OnGpu::new(&member.device, learner.coder(), &optimizer.moments, &learner.silence().tokens, config)?;
         Ok(Some(Self { state, waiting: Vec::new() }))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lapidary::corpus::{fable, Content, Corpus, CorpusConfig};
 use lapidary::host::{self, LoadOptions, Origin};
-use lapidary::hub::{DatasetSpec, Hub, HubOptions, ModelSpec, Snapshot};
+use lapidary::hub::{DatasetSpec, FolderSpec, Hub, HubOptions, ModelSpec, Snapshot};
 use lapidary::{Error, Progress, Result};
 
 use crate::stub::{commit, sha256, Reply, Stub};
@@ -487,6 +487,43 @@ fn offline_the_cache_serves_or_says_what_it_lacks() {
     assert_eq!(texts(&corpus, 2).len(), 2, "though nobody knows whether there is a conversion");
     let e = fetch(&hub, "acme/other").unwrap_err();
     assert!(e.exit_code() == 3 && e.to_string().contains("HF_ENDPOINT"), "{e}");
+}
+
+#[test]
+fn one_folder_of_dictionaries_is_fetched_and_several_are_listed() {
+    let stub = Stub::start();
+    let weights = tiny().into_iter().find(|(name, _)| *name == "model.safetensors").unwrap().1;
+    let json = || b"{\"k\": 3}".to_vec();
+    stub.push(
+        "acme/saes",
+        "main",
+        1,
+        &[
+            ("README.md", b"dictionaries".to_vec()),
+            ("layers.1/cfg.json", json()),
+            ("layers.1/sae.safetensors", weights.clone()),
+            ("layers.1/optimizer_0.pt", b"not wanted".to_vec()),
+            ("layers.2/cfg.json", json()),
+            ("layers.2/sae.safetensors", weights.clone()),
+            ("old/hyperparams.json", json()),
+            ("old/checkpoints/final.safetensors", weights.clone()),
+        ],
+    );
+    let cache = tempfile::tempdir().unwrap();
+    let hub = hub(&stub, cache.path());
+    let fetch = |text: &str| hub.weights_folder(&FolderSpec::parse(text)?).map(|s| s.dir);
+    let found = fetch("acme/saes/layers.1").unwrap();
+    assert_eq!(std::fs::read(found.join("sae.safetensors")).unwrap(), weights);
+    assert!(found.join("cfg.json").is_file() && !found.join("optimizer_0.pt").exists());
+    assert!(!found.parent().unwrap().join("layers.2").exists(), "the other folder was not asked for");
+    let old = fetch("acme/saes/old").unwrap();
+    assert!(old.join("hyperparams.json").is_file() && old.join("checkpoints/final.safetensors").is_file());
+    let file = fetch("acme/saes@main/layers.2/sae.safetensors").unwrap();
+    assert!(file.is_file() && file.with_file_name("cfg.json").is_file());
+
+    let several = fetch("acme/saes").unwrap_err();
+    assert!(several.exit_code() == 2 && several.to_string().contains("acme/saes/layers.2"), "{several}");
+    assert_eq!(fetch("acme/saes/layers.9").unwrap_err().exit_code(), 2);
 }
 
 fn texts(corpus: &Corpus, n: usize) -> Vec<String> {

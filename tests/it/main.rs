@@ -1,12 +1,17 @@
 //! The one integration binary. Each module tests one seam; `support` finds the optional material beside the checkout.
 #![allow(clippy::unwrap_used)] // a test that cannot go on should stop where it stands
 
+mod allocation;
 mod bad_input;
 mod claims;
 mod cli;
+mod convert;
 mod corpus;
 mod fable;
+mod formats;
+mod formats_pt;
 mod harvest;
+mod hostile;
 mod hosts;
 #[cfg(feature = "hub")]
 mod hub;

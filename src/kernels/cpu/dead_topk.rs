@@ -1,47 +1,51 @@
 //! AuxK's forward pass: the k largest pre-activations of each row among few latents, decoded onto an error, block by block of rows.
 //!
-//! Here k is large (half the width, say) and the latents are few, so nothing can be screened: products of a block of rows with all of
-//! these latents are made in f32, and a selection finds the k-th largest. The set is the exact one: entries within the products' bound of
-//! the k-th are scored in float64. The values keep their f32 rounding.
-
-use std::cell::RefCell;
+//! Here k is large (half the width, say) and the latents are few: a screen (`dead_screen`) leaves little more than what is wanted, whose
+//! f32 products say the rest. The set is the exact one: entries within the products' bound of the k-th are scored in float64. The values
+//! keep their f32 rounding.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::aligned::{below, Aligned};
 use super::columns::Columns;
+use super::dead_screen::{DeadScreen, Screened};
 use super::dispatch::dispatched;
 use super::encode::bound::{of_bias, RowBound};
 use super::encode::exact::{norms, score, Entry};
-use super::encode::{panels, transpose, Isa, BLOCK};
+use super::encode::{screen, Isa, Screen, BLOCK};
+use super::latent_grad::products;
 use super::storage::with_slices;
 use super::vector::{combine, sq_norm};
 use crate::error::Result;
 use crate::kernels::Coder;
 
-/// Entries that a row should have among the latents whose atoms are added to all rows of a block before the next ones.
-const ENTRIES: usize = 8;
+/// Most blocks of rows that pass the latents together.
+const BLOCKS: usize = 2;
+/// Latents whose rows stay in the second-level cache while these rows take from them.
+const PANEL: usize = 64;
 
 /// The latents' encoders, gathered.
-struct Encoders<'a> {
-    w: Vec<f32>,
+struct Encoders {
+    w: Aligned,
     bias: Vec<f32>,
     /// The largest norm and the largest bias, for the bound.
     norm: f32,
     bias_bound: f32,
-    latents: &'a [u32],
-    d: usize,
 }
 
+/// Megabytes: not kept from call to call.
 #[derive(Default)]
 struct Scratch {
-    /// `[rows][latents]`.
-    products: Vec<f32>,
+    x: Aligned,
+    error: Aligned,
+    lows: Vec<[f32; BLOCK]>,
+    screened: [Screened; BLOCKS],
+    at: Vec<usize>,
+    norms: Vec<f32>,
+    /// Per row: products of its list.
+    values: Vec<Vec<f32>>,
     entries: Vec<Entry>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// What a block of rows selected: per row, slots of the list of latents, ascending, with their values.
@@ -50,102 +54,143 @@ struct Selected {
     starts: Vec<usize>,
     slots: Vec<u32>,
     values: Vec<f32>,
-    square: f64,
+    /// Per row, of what the error became.
+    squares: Vec<f32>,
 }
 
 /// See [`crate::kernels::dead_topk`].
 pub fn dead_topk(x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: usize) -> Result<(Columns, Tensor, f64)> {
+    screened_by(screen(), x, error, coder, latents, k)
+}
+
+fn screened_by(screen: Screen, x: &Tensor, error: &Tensor, coder: &Coder, latents: &[u32], k: usize) -> Result<(Columns, Tensor, f64)> {
     let (n, d) = x.dims2()?;
     let (d_sae, d_out) = coder.w_dec.dims2()?;
     let mut out: Vec<f32> = super::encode::to_vec(error)?;
+    // Few rows on many threads: each of them should have some.
+    let rows = BLOCK * (n.div_ceil(2 * BLOCK * rayon::current_num_threads())).clamp(1, BLOCKS);
     let blocks: Vec<Selected> = with_slices(&[x, &coder.w_enc, &coder.b_enc, &coder.w_dec], |slices: &[&[f32]]| {
         let encoders = Encoders::gather(slices[1], slices[2], latents, d);
-        (slices[0].par_chunks(BLOCK * d), out.par_chunks_mut(BLOCK * d_out))
+        let atoms = Aligned::gather(slices[3], d_out, latents);
+        let screen = DeadScreen::new(&encoders.w, &encoders.bias, n, screen);
+        (slices[0].par_chunks(rows * d), out.par_chunks_mut(rows * d_out))
             .into_par_iter()
-            .map(|(x, error)| {
-                let mut scratch = SCRATCH.take();
-                let mut selected = encoders.select(x, k, &mut scratch);
-                SCRATCH.set(scratch);
-                selected.decode(error, latents, slices[3], d_out);
+            .map_init(Scratch::default, |scratch, (x, error)| {
+                scratch.x.fill(x, d);
+                let mut selected = encoders.select(&screen, k, scratch);
+                selected.decode(error, &atoms, d_out, scratch);
                 selected
             })
             .collect()
     })?;
-    let columns = columns(&blocks, d_sae, latents);
-    let square = blocks.iter().map(|b| b.square).sum();
+    let columns = columns(&blocks, rows, d_sae, latents);
+    let square = blocks.iter().flat_map(|b| &b.squares).map(|&s| f64::from(s)).sum();
     Ok((columns, Tensor::from_vec(out, (n, d_out), x.device())?, square))
 }
 
-impl<'a> Encoders<'a> {
-    fn gather(w_enc: &[f32], b_enc: &[f32], latents: &'a [u32], d: usize) -> Self {
-        let mut w = vec![0f32; latents.len() * d];
-        w.par_chunks_mut(d).zip(latents).for_each(|(row, &j)| row.copy_from_slice(&w_enc[j as usize * d..(j as usize + 1) * d]));
+impl Encoders {
+    fn gather(w_enc: &[f32], b_enc: &[f32], latents: &[u32], d: usize) -> Self {
+        let w = Aligned::gather(w_enc, d, latents);
         let bias: Vec<f32> = latents.iter().map(|&j| b_enc[j as usize]).collect();
         let mut all = Vec::new();
-        norms(Isa::best(), &w, d, &mut all);
+        norms(Isa::best(), w.slice(), w.width(), &mut all);
         // NaN is larger than anything here: it must reach the bound.
         let largest = |v: &[f32]| v.iter().fold(0f32, |most, &v| if v.is_nan() || v > most { v } else { most });
         let biases: Vec<f32> = bias.iter().map(|b| b.abs()).collect();
-        Self { norm: largest(&all), bias_bound: largest(&biases), w, bias, latents, d }
+        Self { norm: largest(&all), bias_bound: largest(&biases), w, bias }
     }
 
-    fn select(&self, x: &[f32], k: usize, scratch: &mut Scratch) -> Selected {
-        let (rows, m) = (x.len() / self.d, self.latents.len());
-        scratch.products.resize(rows * m, 0.0);
-        panels(x, rows, self.d, &self.w, m, |first, pre| transpose(pre, rows, &mut scratch.products, m, first));
-        let mut of_rows = Vec::new();
-        norms(Isa::best(), x, self.d, &mut of_rows);
+    fn select(&self, screen: &DeadScreen<'_>, k: usize, scratch: &mut Scratch) -> Selected {
+        let Scratch { x, lows, screened, at, norms: of_rows, values, entries, .. } = scratch;
+        let d = x.width();
+        for (x, screened) in x.slice().chunks(BLOCK * d).zip(&mut *screened) {
+            screen.candidates(x, k, lows, screened);
+        }
+        self.products(x, screened, values, at);
+        norms(Isa::best(), x.slice(), d, of_rows);
         let mut selected = Selected { starts: vec![0], ..Selected::default() };
-        for (q, (a, &norm)) in scratch.products.chunks_exact_mut(m).zip(&of_rows).enumerate() {
-            a.iter_mut().zip(&self.bias).for_each(|(a, b)| *a += b);
-            let bound = RowBound::f32(norm, self.d);
+        for (q, (x, &norm)) in x.slice().chunks_exact(d).zip(&*of_rows).enumerate() {
+            let bound = RowBound::f32(norm, d);
             let e = bound.slope * self.norm + bound.floor + of_bias(self.bias_bound);
-            let x = &x[q * self.d..(q + 1) * self.d];
-            let within = if bound.wild || !e.is_finite() { f32::INFINITY } else { 2.0 * e };
-            self.select_row(x, a, k, within, &mut scratch.entries, &mut selected);
+            let screened = &screened[q / BLOCK];
+            if screened.whole[q % BLOCK] || !e.is_finite() {
+                self.score_row(x, k, entries, &mut selected);
+            } else {
+                self.select_row(x, (&screened.lists[q % BLOCK], &values[q]), k, 2.0 * e, entries, &mut selected);
+            }
+            selected.starts.push(selected.slots.len());
         }
         selected
     }
 
-    /// The k largest positive of `a`; those `within` of the k-th are decided by their exact scores.
-    #[allow(clippy::too_many_arguments)]
-    fn select_row(&self, x: &[f32], a: &[f32], k: usize, within: f32, entries: &mut Vec<Entry>, out: &mut Selected) {
+    /// Pre-activations of the latents in each row's list, as f32 products round them.
+    fn products(&self, x: &Aligned, screened: &[Screened], values: &mut Vec<Vec<f32>>, at: &mut Vec<usize>) {
+        let rows = x.slice().len() / x.width();
+        values.resize_with(rows.max(values.len()), Vec::new);
+        let list = |q: usize| &screened[q / BLOCK].lists[q % BLOCK];
+        (0..rows).for_each(|q| values[q].resize(list(q).len(), 0.0));
+        at.clear();
+        at.resize(rows, 0);
+        for end in (PANEL..self.bias.len() + PANEL).step_by(PANEL) {
+            for (q, (x, at)) in x.slice().chunks_exact(x.width()).zip(&mut *at).enumerate() {
+                if q < PANEL {
+                    self.w.prefetch(end + q);
+                }
+                let list = list(q);
+                let span = *at..*at + below(&list[*at..], end);
+                *at = span.end;
+                let (list, values) = (&list[span.clone()], &mut values[q][span]);
+                products(list, self.w.slice(), x, 1.0, 0.0, values);
+                values.iter_mut().zip(list).for_each(|(v, &s)| *v += self.bias[s as usize]);
+            }
+        }
+    }
+
+    /// The k largest positive of a list of candidates; those `within` of the k-th are decided by their exact scores.
+    fn select_row(&self, x: &[f32], (list, a): (&[u32], &[f32]), k: usize, within: f32, entries: &mut Vec<Entry>, out: &mut Selected) {
         let cut = kth_largest(a, k);
         let (low, high) = (cut - within, cut + within);
         let from = out.slots.len();
-        if within == f32::INFINITY {
-            // Nothing is certain, everything is scored, NaN too.
-            out.slots.extend(0..a.len() as u32);
-            out.values.extend_from_slice(a);
-        } else {
-            keep(a, low, &mut out.slots, &mut out.values);
-        }
-        let unsure = |v: f32| v <= high || within == f32::INFINITY;
+        keep(list, a, low, &mut out.slots, &mut out.values);
         entries.clear();
         let kept = out.slots[from..].iter().zip(&out.values[from..]);
-        entries.extend(kept.filter(|(_, v)| unsure(**v)).map(|(&latent, _)| Entry { latent, row: 0, value: 0.0 }));
+        entries.extend(kept.filter(|(_, v)| **v <= high).map(|(&latent, _)| Entry { latent, row: 0, value: 0.0 }));
         let certain = out.slots.len() - from - entries.len();
-        if entries.len() + certain > k || low <= 0.0 || within == f32::INFINITY {
-            score(Isa::best(), x, self.d, &self.w, &self.bias, entries);
-            entries.retain(|e| e.value > 0.0);
-            entries.sort_unstable_by(|a, b| b.value.total_cmp(&a.value).then(a.latent.cmp(&b.latent)));
-            entries.truncate(k.saturating_sub(certain));
-            entries.sort_unstable_by_key(|e| e.latent);
-            let mut decided = entries.iter().peekable();
-            let mut to = from;
-            for i in from..out.slots.len() {
-                let (slot, v) = (out.slots[i], out.values[i]);
-                let exact = decided.next_if(|e| e.latent == slot).map(|e| e.value);
-                if exact.is_some() || !unsure(v) {
-                    // Its exact score is positive, its f32 product may not be.
-                    (out.slots[to], out.values[to]) = (slot, exact.filter(|_| !(v > 0.0 && v.is_finite())).unwrap_or(v));
-                    to += 1;
-                }
-            }
-            out.slots.truncate(to);
-            out.values.truncate(to);
+        if entries.len() + certain <= k && low > 0.0 {
+            return;
         }
-        out.starts.push(out.slots.len());
+        self.decide(x, k.saturating_sub(certain), entries);
+        let mut decided = entries.iter().peekable();
+        let mut to = from;
+        for i in from..out.slots.len() {
+            let (slot, v) = (out.slots[i], out.values[i]);
+            let exact = decided.next_if(|e| e.latent == slot).map(|e| e.value);
+            if exact.is_some() || v > high {
+                // Its exact score is positive, its f32 product may not be.
+                (out.slots[to], out.values[to]) = (slot, exact.filter(|_| v <= 0.0).unwrap_or(v));
+                to += 1;
+            }
+        }
+        out.slots.truncate(to);
+        out.values.truncate(to);
+    }
+
+    /// The k largest positive of all latents, by exact scores alone.
+    fn score_row(&self, x: &[f32], k: usize, entries: &mut Vec<Entry>, out: &mut Selected) {
+        entries.clear();
+        entries.extend((0..self.bias.len() as u32).map(|latent| Entry { latent, row: 0, value: 0.0 }));
+        self.decide(x, k, entries);
+        out.slots.extend(entries.iter().map(|e| e.latent));
+        out.values.extend(entries.iter().map(|e| e.value));
+    }
+
+    /// Leaves the k entries with the largest positive exact scores, ascending by latent.
+    fn decide(&self, x: &[f32], k: usize, entries: &mut Vec<Entry>) {
+        score(Isa::best(), x, x.len(), self.w.slice(), &self.bias, entries);
+        entries.retain(|e| e.value > 0.0);
+        entries.sort_unstable_by(|a, b| b.value.total_cmp(&a.value).then(a.latent.cmp(&b.latent)));
+        entries.truncate(k);
+        entries.sort_unstable_by_key(|e| e.latent);
     }
 }
 
@@ -172,13 +217,13 @@ fn kth_largest_body(a: &[f32], k: usize) -> f32 {
     f32::from_bits(low)
 }
 
-/// Appends what reaches `cut`, with its place.
+/// Appends what of a list reaches `cut`.
 #[inline(always)]
-fn keep_body(a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) {
+fn keep_body(list: &[u32], a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) {
     let mut at = slots.len();
     slots.resize(at + a.len(), 0);
     values.resize(at + a.len(), 0.0);
-    for (slot, &v) in (0u32..).zip(a) {
+    for (&slot, &v) in list.iter().zip(a) {
         (slots[at], values[at]) = (slot, v);
         at += usize::from(v >= cut);
     }
@@ -187,32 +232,33 @@ fn keep_body(a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) {
 }
 
 dispatched! { fn kth_largest(a: &[f32], k: usize) -> f32 = kth_largest_body }
-dispatched! { fn keep(a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) = keep_body }
+dispatched! { fn keep(list: &[u32], a: &[f32], cut: f32, slots: &mut Vec<u32>, values: &mut Vec<f32>) = keep_body }
 
 impl Selected {
-    /// Adds the selected atoms to the rows of `error`, and their squares to the sum.
-    fn decode(&mut self, error: &mut [f32], latents: &[u32], w_dec: &[f32], d: usize) {
-        let of_latents: Vec<u32> = self.slots.iter().map(|&s| latents[s as usize]).collect();
-        let mut at = self.starts.clone();
-        let rows = self.starts.len() - 1;
-        let panel = (ENTRIES * latents.len() * rows / self.slots.len().max(1)).clamp(32, 256);
-        for end in (panel..latents.len() + panel).step_by(panel) {
-            for (q, y) in error.chunks_exact_mut(d).enumerate() {
-                let rest = &self.slots[at[q]..self.starts[q + 1]];
-                let len = rest.partition_point(|&s| (s as usize) < end);
-                let span = at[q]..at[q] + len;
-                combine(&self.values[span.clone()], 1.0, &of_latents[span], w_dec, y);
-                at[q] += len;
-                if end >= latents.len() {
-                    self.square += f64::from(sq_norm(y));
+    /// Adds the selected atoms to the rows of `error`, and notes their squares.
+    fn decode(&mut self, error: &mut [f32], atoms: &Aligned, d: usize, scratch: &mut Scratch) {
+        let Scratch { error: sums, at, .. } = scratch;
+        sums.fill(error, d);
+        let (width, m) = (atoms.width(), atoms.slice().len() / atoms.width());
+        at.clone_from(&self.starts);
+        for end in (PANEL..m + PANEL).step_by(PANEL) {
+            for (q, y) in sums.slice_mut().chunks_exact_mut(width).enumerate() {
+                if q < PANEL {
+                    atoms.prefetch(end + q);
                 }
+                let rest = &self.slots[at[q]..self.starts[q + 1]];
+                let span = at[q]..at[q] + below(rest, end);
+                at[q] = span.end;
+                combine(&self.values[span.clone()], 1.0, &self.slots[span], atoms.slice(), y);
             }
         }
+        sums.copy_to(error, d);
+        self.squares.extend(error.chunks_exact(d).map(sq_norm));
     }
 }
 
 /// All entries by latent, over `d_sae`.
-fn columns(blocks: &[Selected], d_sae: usize, latents: &[u32]) -> Columns {
+fn columns(blocks: &[Selected], rows_of_block: usize, d_sae: usize, latents: &[u32]) -> Columns {
     let mut counts = vec![0usize; latents.len()];
     blocks.iter().for_each(|b| b.slots.iter().for_each(|&s| counts[s as usize] += 1));
     let mut starts = vec![0usize; d_sae + 1];
@@ -240,7 +286,7 @@ fn columns(blocks: &[Selected], d_sae: usize, latents: &[u32]) -> Columns {
                 let own = slots.partition_point(|&s| (s as usize) < first)..slots.partition_point(|&s| (s as usize) < first + counts.len());
                 for i in own {
                     let at = &mut next[slots[i] as usize - first];
-                    rows[*at] = (b * BLOCK + q) as u32;
+                    rows[*at] = (b * rows_of_block + q) as u32;
                     values[*at] = block.values[span[0] + i];
                     *at += 1;
                 }
@@ -248,4 +294,46 @@ fn columns(blocks: &[Selected], d_sae: usize, latents: &[u32]) -> Columns {
         }
     });
     columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use candle_core::Device;
+
+    #[test]
+    fn screens_and_threads_change_no_byte() {
+        let mut rng = Rng::stream(5, "test", 0);
+        let (n, m, d) = (300, 400, 37);
+        let mut matrix = |rows: usize, scale: f32| -> Vec<f32> { (0..rows * d).map(|_| scale * rng.normal() as f32).collect() };
+        let (mut w, mut x, w_dec, error) = (matrix(m, 0.2), matrix(n, 1.0), matrix(m, 0.2), matrix(n, 1.0));
+        // Twins, twins but for the last bit, long latents, one of zeros; rows of zeros, huge, not numbers.
+        for j in (2..m).step_by(5) {
+            w.copy_within((j - 2) * d..(j - 1) * d, j * d);
+            w[j * d] = if j % 2 == 0 { w[j * d].next_up() } else { w[j * d] };
+        }
+        w[7 * d..8 * d].iter_mut().for_each(|v| *v *= 300.0);
+        w[9 * d..10 * d].fill(0.0);
+        x[4 * d..5 * d].fill(0.0);
+        x[5 * d..6 * d].iter_mut().for_each(|v| *v *= 1e20);
+        (x[6 * d], x[70 * d + 3]) = (f32::NAN, f32::INFINITY);
+        let tensor = |v: Vec<f32>| Tensor::from_vec(v.clone(), (v.len() / d, d), &Device::Cpu).unwrap();
+        let bias: Vec<f32> = (0..m).map(|j| 0.01 * (j % 7) as f32 - 0.02).collect();
+        let b_dec = Tensor::zeros(d, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let coder = Coder { w_enc: tensor(w), b_enc: Tensor::from_vec(bias, m, &Device::Cpu).unwrap(), w_dec: tensor(w_dec), b_dec };
+        let (x, error) = (tensor(x), tensor(error));
+        let latents: Vec<u32> = (1..m as u32).filter(|j| j % 3 != 0).collect();
+        for k in [1, 18, 90, 250] {
+            let of = |screen, threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let (c, sum, square) = pool.install(|| screened_by(screen, &x, &error, &coder, &latents, k)).unwrap();
+                let sum = sum.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                (c.starts, c.rows, bits(c.values), bits(sum), square.to_bits())
+            };
+            let one = of(Screen::Off, 1);
+            assert!(one == of(Screen::Bf16, 1) && one == of(Screen::Bf16, 3) && one == of(Screen::Auto, 8), "k {k}");
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! The CPU kernels: rayon over rows or latents, `gemm` for products, results independent of the number of threads.
 
 pub mod adam;
+mod aligned;
 pub mod batch_topk;
 pub mod columns;
+mod dead_screen;
 mod dead_topk;
 mod dispatch;
 mod encode;

@@ -58,7 +58,7 @@ pub fn four_dots(a: [&[f32]; 4], b: &[f32]) -> [f32; 4] {
 /// Written out: compilers shuffle several sums into each other.
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{lanes, total, Lanes, LANES};
+    use super::{lanes, Lanes, LANES};
     use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
 
     #[target_feature(enable = "avx512f")]
@@ -76,15 +76,25 @@ mod wide {
         for (c, y) in of_b.iter().enumerate() {
             let y = load(y);
             for i in 0..N {
-                acc[i] = _mm512_add_ps(acc[i], _mm512_mul_ps(load(&of_a[i][c]), y));
+                // SAFETY: each of `of_a` was cut to the length of `of_b`. Checks would take a quarter of the loop.
+                let x = load(unsafe { of_a[i].get_unchecked(c) });
+                acc[i] = _mm512_add_ps(acc[i], _mm512_mul_ps(x, y));
             }
         }
-        let mut sums = [0f32; N];
-        for ((sum, acc), a) in sums.iter_mut().zip(acc).zip(a) {
-            let mut of = [0f32; LANES];
+        let mut of = [[0f32; LANES]; N];
+        for (of, acc) in of.iter_mut().zip(acc) {
             // SAFETY: `of` has LANES = 16 elements.
             unsafe { _mm512_storeu_ps(of.as_mut_ptr(), acc) };
-            *sum = total(&of, &a[b.len() - rest.len()..b.len()], rest);
+        }
+        // Side by side: each sum is one of `total`'s.
+        let mut sums = [0f32; N];
+        for l in 0..LANES / 2 {
+            for i in 0..N {
+                sums[i] += of[i][l] + of[i][l + LANES / 2];
+            }
+        }
+        for (sum, a) in sums.iter_mut().zip(a) {
+            *sum = a[b.len() - rest.len()..b.len()].iter().zip(rest).fold(*sum, |sum, (x, y)| sum + x * y);
         }
         sums
     }
@@ -144,6 +154,19 @@ mod wide {
             y[at..].iter_mut().zip(row).for_each(|(y, x)| *y += a * scale * x);
         }
     }
+}
+
+/// Asks for `row` to be in the second-level cache soon.
+#[inline(always)]
+pub fn prefetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(LANES) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
+        // SAFETY: it is part of every x86-64, and a hint alone.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// Squared Euclidean norm.

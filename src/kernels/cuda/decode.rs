@@ -8,6 +8,7 @@ use crate::error::Result;
 
 /// What the sum of atoms is added to.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(test), allow(dead_code))]
 pub enum Base {
     /// Nothing.
     Nothing,

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::cuda_backend::cudarc::cublas::{self, sys as blas};
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use candle_core::cuda_backend::cudarc::driver::{
     result, sys, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg,
@@ -29,6 +30,7 @@ pub struct Gpu {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<&'static str, CudaFunction>>,
     capability: u32,
+    multiprocessors: usize,
 }
 
 fn first_line(e: impl std::fmt::Display) -> String {
@@ -77,9 +79,12 @@ pub fn device(name: &str) -> Result<Device> {
     Ok(device)
 }
 
+/// GPUs by ordinal, with candle's name for each.
+type Open = Mutex<HashMap<usize, (DeviceId, Arc<Gpu>)>>;
+
 /// The engine of a device that candle has opened; kernels are loaded once per device.
 pub fn engine(device: &Device) -> Result<Arc<Gpu>> {
-    static OPEN: OnceLock<Mutex<HashMap<usize, (DeviceId, Arc<Gpu>)>>> = OnceLock::new();
+    static OPEN: OnceLock<Open> = OnceLock::new();
     let device = device.as_cuda_device()?;
     let ordinal = device.cuda_stream().context().ordinal();
     let mut open = OPEN.get_or_init(Mutex::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -91,9 +96,11 @@ pub fn engine(device: &Device) -> Result<Arc<Gpu>> {
     let stream = device.cuda_stream();
     let loading = |e: DriverError| failed("loading the kernels", &e);
     let module = stream.context().load_module(Ptx::from_binary(FATBIN.to_vec())).map_err(loading)?;
-    let (major, minor) = stream.context().compute_capability().map_err(loading)?;
+    let context = stream.context().clone();
+    let (major, minor) = context.compute_capability().map_err(loading)?;
     let capability = (major * 10 + minor) as u32;
-    let gpu = Arc::new(Gpu { device: device.clone(), stream, module, functions: Mutex::default(), capability });
+    let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(loading)? as usize;
+    let gpu = Arc::new(Gpu { device: device.clone(), stream, module, functions: Mutex::default(), capability, multiprocessors });
     open.insert(ordinal, (device.id(), gpu.clone()));
     Ok(gpu)
 }
@@ -282,5 +289,9 @@ impl Engine for Gpu {
 
     fn capability(&self) -> u32 {
         self.capability
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 }

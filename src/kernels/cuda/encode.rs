@@ -129,6 +129,8 @@ pub struct Lists {
     pub gates: Buffer,
     /// Room of each.
     pub cap: usize,
+    /// How many belong to a row.
+    pub lists_per_row: usize,
 }
 
 impl Lists {
@@ -137,7 +139,7 @@ impl Lists {
     /// # Errors
     /// No memory on the device.
     pub fn new(engine: &dyn Engine, n: usize, cap: usize) -> Result<Self> {
-        Ok(Self { entries: engine.alloc(8 * n * cap)?, counts: engine.alloc(4 * n)?, gates: engine.alloc(4 * n)?, cap })
+        Ok(Self { entries: engine.alloc(8 * n * cap)?, counts: engine.alloc(4 * n)?, gates: engine.alloc(4 * n)?, cap, lists_per_row: 1 })
     }
 
     /// Empties them. `guess` points to a value that selections are believed to exceed, or is null.
@@ -211,7 +213,7 @@ pub fn finish(engine: &dyn Engine, lists: &Lists, n: usize, k: usize, values: &B
         let most = SHARED / 16;
         return Err(Error::config("sae.k", format!("{k} latents per row cannot be sorted on a GPU"), format!("choose k up to {most}")));
     }
-    let words = [1, lists.cap, n, k, slots].map(|v| Arg::from(v as u32));
+    let words = [lists.lists_per_row, lists.cap, n, k, slots].map(|v| Arg::from(v as u32));
     let args = [&[(&lists.entries).into(), (&lists.counts).into()][..], &words, &[values.into(), indices.into(), lengths.into()]].concat();
     let grid = Grid::line(n.div_ceil(warps), 32 * warps as u32).with_shared(8 * slots * warps);
     engine.launch("finish", grid, &args)
@@ -376,7 +378,7 @@ mod tests {
         for n in [1, 100, 2048, 8192, 16384] {
             for d_sae in [1, 100, 24576, 1 << 20] {
                 let width = chunk(block(n), d_sae);
-                assert!(width % 256 == 0 && 4 * block(n) * width <= SCRATCH.max(4 * n * 256), "{n} {d_sae} {width}");
+                assert!(width.is_multiple_of(256) && 4 * block(n) * width <= SCRATCH.max(4 * n * 256), "{n} {d_sae} {width}");
             }
         }
         for k in [1, 32, 64, 500] {

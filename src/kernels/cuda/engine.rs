@@ -52,7 +52,8 @@ pub struct Buffer {
     pub address: u64,
     /// How long, in bytes.
     pub bytes: usize,
-    /// What frees it.
+    /// What frees it: held, and never looked at.
+    #[allow(dead_code)]
     pub owner: Box<dyn Any + Send + Sync>,
 }
 
@@ -156,4 +157,7 @@ pub trait Engine {
 
     /// Compute capability: major * 10 + minor. The simulator says 0.
     fn capability(&self) -> u32;
+
+    /// Multiprocessors.
+    fn multiprocessors(&self) -> usize;
 }

@@ -8,6 +8,7 @@ use super::columns::{ColumnsShape, DeviceColumns, RowCodes};
 use super::decode::{decode, nested, suffix_sums, Base, Decoded};
 use super::encode::{cast, certified_lists, finish, merged, room, Encoder, Lists};
 use super::engine::{Arg, Buffer, Engine, Grid, Operands, NULL};
+use super::fused::Fused;
 use super::reduce::{aux_scale, Matrix, Reduce};
 use super::rows::Kind;
 use super::update::{Entries, Gathered, Moved, Parameters, Source, StepGrad, Update, UpdateShape};
@@ -80,6 +81,7 @@ pub struct Resident {
     row_norms: Option<Buffer>,
     bad: Buffer,
     lists: Lists,
+    fused: Option<Fused>,
     indices: Buffer,
     values: Buffer,
     lengths: Buffer,
@@ -166,6 +168,11 @@ impl Resident {
         let groups = config.most_prefixes.max(1);
         let half_of = |elements: usize, wanted: bool| wanted.then(|| engine.alloc(2 * elements)).transpose();
         let lists = Lists::new(engine, n, room(width, config.precision == Precision::Certified))?;
+        let xc_half = half_of(n * d, screened)?;
+        let fused = match (&half, &xc_half) {
+            (Some([w, _]), Some(x)) if low => Fused::new(engine, config.encode, (x, w), (n, d_sae, d), config.k)?,
+            _ => None,
+        };
         Ok(Self {
             d_sae,
             d,
@@ -175,10 +182,11 @@ impl Resident {
             silent,
             x: engine.alloc(4 * n * d)?,
             xc: engine.alloc(4 * n * d)?,
-            xc_half: half_of(n * d, screened)?,
+            xc_half,
             row_norms: (config.precision == Precision::Certified).then(|| engine.alloc(8 * n)).transpose()?,
             bad,
             lists,
+            fused,
             indices: engine.alloc(4 * n * width)?,
             values: engine.alloc(4 * n * width)?,
             lengths: engine.alloc(4 * n)?,
@@ -369,6 +377,10 @@ impl Resident {
                 self.batch.as_ref().map_or(NULL, |b| if precision == Precision::Certified { NULL } else { b.guess() }),
             ),
         };
+        if let (Choice::TopK { k }, Some(fused)) = (plan.choice, &self.fused) {
+            fused.encode(engine, encoder.bias, (n, d_sae, self.d), k, &self.values, &self.indices, &self.lengths)?;
+            return Ok(RowCodes::padded(n, k, self.indices.address, self.values.address));
+        }
         match (precision, &self.half, &self.xc_half, &self.row_norms) {
             (Precision::Certified, Some([half, _]), Some(x), Some(row_norms)) => {
                 let screen = (half.address, &self.norms);

@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 
 /// Elements of a row that a thread owns at most.
 const ITEMS: usize = 8;
-/// Threads of a block at most.
-const THREADS: usize = 1024;
+/// Threads of a block at most, and of one whose rows are read element by element (their addresses take registers).
+const THREADS: [usize; 2] = [1024, 896];
 /// Neighbouring elements that a thread reads at once where rows allow it.
 pub const RUN: usize = 4;
 
@@ -19,14 +19,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-
     /// One of four names: f32, bf16, and the same for rows that are not aligned.
     pub fn pick(self, odd: bool, names: [&'static str; 4]) -> &'static str {
         names[usize::from(self == Self::Bf16) + 2 * usize::from(odd)]
@@ -52,16 +44,17 @@ pub fn block(widths: &[usize], run: usize, addresses: &[u64]) -> Result<Block> {
     let d = widths.iter().copied().max().unwrap_or_default();
     let runs = d.div_ceil(run).max(1);
     let fewest = runs.div_ceil(ITEMS / run).div_ceil(32) * 32;
-    if fewest > THREADS {
+    let most = THREADS[usize::from(odd)];
+    if fewest > most {
         return Err(Error::Unsupported {
             by: "the CUDA kernels".into(),
-            what: format!("rows of {d} elements, more than {}", ITEMS * THREADS),
+            what: format!("rows of {d} elements, more than {}", ITEMS * most),
             instead: "train on the CPU".into(),
         });
     }
     // Few threads idle in the last round, then few threads.
     let idle = |threads: usize| (runs.div_ceil(threads) * threads, threads);
-    let threads = (fewest..=THREADS).step_by(32).min_by_key(|&t| idle(t)).unwrap_or(fewest);
+    let threads = (fewest..=most).step_by(32).min_by_key(|&t| idle(t)).unwrap_or(fewest);
     Ok(Block { threads: threads as u32, odd })
 }
 
@@ -78,10 +71,10 @@ mod tests {
             for run in [4, 8] {
                 let b = block(&[d], run, &[]).unwrap();
                 assert_eq!(b.odd, d % run != 0);
-                assert!(b.threads % 32 == 0 && b.threads as usize * ITEMS >= d, "{d}: {b:?}");
+                assert!(b.threads.is_multiple_of(32) && b.threads as usize * ITEMS >= d, "{d}: {b:?}");
             }
         }
-        assert!(block(&[8193], 4, &[]).is_err());
+        assert!(block(&[8193], 4, &[]).is_err() && block(&[7170], 4, &[]).is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ extern "C" {
     ) -> c_int;
     fn lapidary_sim_error() -> *const c_char;
     fn lapidary_sim_parameters(kernel: *const c_char) -> *const c_char;
+    fn lapidary_sim_buffer(at: *const c_void, bytes: usize, alive: c_int);
 }
 
 /// What fresh memory holds, as on a GPU: nothing to rely on.
@@ -47,7 +48,10 @@ unsafe impl Sync for Memory {}
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout by `alloc`.
-        unsafe { dealloc(self.at, self.layout) }
+        unsafe {
+            lapidary_sim_buffer(self.at.cast(), 0, 0);
+            dealloc(self.at, self.layout)
+        }
     }
 }
 
@@ -102,7 +106,10 @@ impl Engine for Simulator {
             return Err(failed(format!("no memory for a buffer of {bytes} bytes")));
         }
         // SAFETY: just allocated, that long.
-        unsafe { at.write_bytes(POISON, bytes) };
+        unsafe {
+            at.write_bytes(POISON, bytes);
+            lapidary_sim_buffer(at.cast(), bytes, 1);
+        }
         Ok(Buffer { address: at as u64, bytes, owner: Box::new(Memory { at, layout }) })
     }
 
@@ -184,7 +191,10 @@ impl Engine for Simulator {
             CpuStorage::U8(v) => (v.as_ptr() as u64, 1),
             _ => return Err(failed(format!("kernels take no {:?}", tensor.dtype()))),
         };
-        Ok(base + (start * size) as u64)
+        let address = base + (start * size) as u64;
+        // SAFETY: the range is only remembered.
+        unsafe { lapidary_sim_buffer(address as *const c_void, tensor.elem_count() * size, 1) };
+        Ok(address)
     }
 
     fn map(&self, tile: &TileMap) -> Result<[u64; 16]> {
@@ -196,6 +206,10 @@ impl Engine for Simulator {
 
     fn capability(&self) -> u32 {
         0
+    }
+
+    fn multiprocessors(&self) -> usize {
+        4
     }
 }
 
@@ -215,5 +229,55 @@ fn tf32(v: f32) -> f32 {
         f32::from_bits((v.to_bits() + 0x1000) & !0x1fff)
     } else {
         v
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn products_read_operands_as_stated() {
+        let engine = Simulator::default();
+        let (n, m, d, ldc) = (3, 2, 5, 4);
+        let a = Tensor::arange(0f32, (n * d) as f32, &Device::Cpu).unwrap().affine(0.3371, -1.0).unwrap().reshape((n, d)).unwrap();
+        let b = Tensor::arange(0f32, (m * d) as f32, &Device::Cpu).unwrap().affine(-0.1113, 0.7).unwrap().reshape((m, d)).unwrap();
+        let exact = a.matmul(&b.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        for (operands, dtype, error) in
+            [(Operands::F32, DType::F32, 1e-6), (Operands::Tf32, DType::F32, 1e-2), (Operands::Bf16, DType::BF16, 1e-1)]
+        {
+            let (a, b) = (a.to_dtype(dtype).unwrap(), b.to_dtype(dtype).unwrap());
+            let c = engine.alloc(n * ldc * 4).unwrap();
+            engine.zero(&c).unwrap();
+            engine.product(operands, engine.address(&a).unwrap(), engine.address(&b).unwrap(), n, m, d, c.address, ldc).unwrap();
+            let mut bytes = vec![1; n * ldc * 4];
+            engine.download(&c, &mut bytes).unwrap();
+            let got: Vec<f32> = bytes.chunks(4).map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]])).collect();
+            let mut worst = 0f32;
+            for (i, row) in got.chunks(ldc).enumerate() {
+                assert_eq!(row[m..], [0.0; 2], "what lies beyond the columns is left alone");
+                worst = row.iter().zip(&exact[i]).fold(worst, |worst, (x, y)| worst.max((x - y).abs()));
+            }
+            assert!(worst <= error && (worst > 0.0 || operands == Operands::F32), "{operands:?}: {worst}");
+        }
+        assert_eq!(engine.capability(), 0);
+    }
+
+    #[test]
+    fn addresses_begin_where_the_tensor_does() {
+        let all = Tensor::arange(0u32, 12, &Device::Cpu).unwrap().reshape((4, 3)).unwrap();
+        let engine = Simulator::default();
+        let part = all.narrow(0, 2, 2).unwrap();
+        assert_eq!(engine.address(&part).unwrap() - engine.address(&all).unwrap(), 24);
+        assert!(engine.address(&all.t().unwrap()).is_err(), "not contiguous");
+    }
+
+    #[test]
+    fn tf32_has_ten_bits() {
+        assert_eq!(tf32(1.0 + 2f32.powi(-11)), 1.0 + 2f32.powi(-10));
+        assert_eq!(tf32(1.0 + 2f32.powi(-12)), 1.0);
+        assert!(tf32(f32::NAN).is_nan());
     }
 }

@@ -1,10 +1,15 @@
 //! Kernels in the simulator, each under several orders of its threads; and kernels with planted faults, which it must find.
 
+// Clippy sees a test module only in a plain `cfg(test)`.
+#![allow(clippy::unwrap_used)]
+
 mod cast;
 mod columns;
 mod decode;
 mod encode;
 mod faults;
+mod layouts;
+mod pursuit;
 mod reduce;
 mod trial;
 mod update;
@@ -30,7 +35,7 @@ pub(super) fn buffer<T: Copy>(engine: &impl Engine, values: &[T]) -> Buffer {
 pub(super) fn values<T: Copy + Default>(engine: &impl Engine, buffer: &Buffer) -> Vec<T> {
     let mut values = vec![T::default(); buffer.bytes / size_of::<T>()];
     // SAFETY: numbers, any bits of which are one.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), std::mem::size_of_val(&values[..])) };
+    let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), size_of_val(&values[..])) };
     engine.download(buffer, bytes).unwrap();
     values
 }

@@ -15,6 +15,7 @@ pub enum Entries<'a> {
     /// The entries themselves, and room for what they gather.
     Columns(&'a DeviceColumns, &'a Gathered),
     /// The sums that they lead to, made otherwise (by products of matrices, where few latents have many entries each).
+    #[cfg_attr(not(test), allow(dead_code))]
     Sums {
         /// u32 `[d_sae + 1]`: a latent's rows of `sums` begin here and end where the next one's begin.
         segments: u64,
@@ -147,7 +148,8 @@ pub struct Update {
     bias: Buffer,
     squares: Buffer,
     b_dec_sums: Buffer,
-    b_dec_grad: Buffer,
+    /// The gradient of `b_dec`, f32 `[d_out]`.
+    pub b_dec_grad: Buffer,
     reduce: Reduce,
     /// f32 `[2]`: the factor that clips, and 1, or 0 where the step was not applied.
     pub control: Buffer,
@@ -178,16 +180,6 @@ impl Update {
             norm: engine.alloc(8)?,
             bad,
         })
-    }
-
-    /// The gradient of `b_dec`, f32 `[d_out]`, as [`Update::measure`] found it.
-    pub fn b_dec_grad(&self) -> &Buffer {
-        &self.b_dec_grad
-    }
-
-    /// The gradient of `b_enc`, f32 `[d_sae]`, as [`Update::measure`] found it.
-    pub fn b_enc_grad(&self) -> &Buffer {
-        &self.bias
     }
 
     fn block(&self, grad: &StepGrad<'_>, others: &[u64]) -> Result<Block> {

@@ -3,12 +3,12 @@
 
 use candle_core::{Device, Tensor};
 
-use crate::kernels::{Coder, OnGpu, Precision, ResidentConfig};
+use crate::kernels::{Coder, DeviceEncode, OnGpu, Precision, ResidentConfig};
 use crate::rng::Rng;
 use crate::sae::{self, AuxKConfig, BatchTopKConfig, Inside, Learner, MatryoshkaConfig, SaeConfig, TopKConfig};
 use crate::train::{Optimizer, TrainConfig};
 
-const D: usize = 20;
+const D: usize = 24;
 const M: usize = 72;
 const N: usize = 48;
 const STEPS: u64 = 5;
@@ -84,7 +84,7 @@ fn on_cpu(config: &SaeConfig) -> Run {
     run
 }
 
-fn on_device(config: &SaeConfig, precision: Precision, schedule: u32) -> Option<Run> {
+fn on_device(config: &SaeConfig, precision: Precision, encode: DeviceEncode, schedule: u32) -> Option<Run> {
     let mut learner = learner(config);
     let mut optimizer = Optimizer::new(&settings(), learner.as_ref()).unwrap();
     let needs = learner.on_device().unwrap();
@@ -97,6 +97,7 @@ fn on_device(config: &SaeConfig, precision: Precision, schedule: u32) -> Option<
         unit_norm: learner.unit_norm(),
         clip_norm: settings().clip_norm,
         precision,
+        encode,
     };
     let silence = learner.silence().tokens.clone();
     let mut state = OnGpu::simulated(schedule, learner.coder(), &optimizer.moments, &silence, config).unwrap()?;
@@ -132,7 +133,7 @@ fn steps_on_a_device_are_those_of_the_cpu() {
         let want = on_cpu(&config);
         assert!(want.aux.iter().any(Option::is_some) == !matches!(&config, SaeConfig::TopK(c) if c.aux_k.coef == 0.0), "AuxK must be met");
         for precision in [Precision::Certified, Precision::F32] {
-            let Some(got) = on_device(&config, precision, 2) else {
+            let Some(got) = on_device(&config, precision, DeviceEncode::Auto, 2) else {
                 println!("skipped: this build has no simulator (feature `simulator`)");
                 return;
             };
@@ -161,18 +162,27 @@ fn steps_on_a_device_are_those_of_the_cpu() {
 fn bf16_steps_come_near_and_are_the_same_bytes_in_any_order() {
     for config in learners() {
         let want = on_cpu(&config);
-        let Some(first) = on_device(&config, Precision::Bf16, 0) else {
-            println!("skipped: this build has no simulator (feature `simulator`)");
-            return;
-        };
-        for (got, want) in first.losses.iter().zip(&want.losses) {
-            assert!(near(*got, *want, 2e-2), "{}: {got} {want}", config.label());
-        }
-        for schedule in 1..4 {
-            let again = on_device(&config, Precision::Bf16, schedule).unwrap();
-            assert!(again.losses == first.losses && again.norms == first.norms && again.silence == first.silence, "{}", config.label());
-            let same = again.parameters.iter().flatten().zip(first.parameters.iter().flatten()).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "{} under {schedule}", config.label());
+        for encode in [DeviceEncode::Chunked, DeviceEncode::Hopper, DeviceEncode::Ampere] {
+            // Only top-k has fused kernels.
+            let fused = matches!(&config, SaeConfig::TopK(_)) || matches!(&config, SaeConfig::Matryoshka(c) if c.inside == Inside::Topk);
+            if encode != DeviceEncode::Chunked && !fused {
+                continue;
+            }
+            let who = format!("{} {encode:?}", config.label());
+            let Some(first) = on_device(&config, Precision::Bf16, encode, 0) else {
+                println!("skipped: this build has no simulator (feature `simulator`)");
+                return;
+            };
+            for (got, want) in first.losses.iter().zip(&want.losses) {
+                assert!(near(*got, *want, 2e-2), "{who}: {got} {want}");
+            }
+            for schedule in 1..4 {
+                let again = on_device(&config, Precision::Bf16, encode, schedule).unwrap();
+                assert!(again.losses == first.losses && again.norms == first.norms && again.silence == first.silence, "{who}");
+                let same =
+                    again.parameters.iter().flatten().zip(first.parameters.iter().flatten()).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{who} under {schedule}");
+            }
         }
     }
 }

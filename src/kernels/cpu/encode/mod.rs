@@ -5,14 +5,14 @@
 //!
 //! Rayon runs over parts of the rows; a panel's norms, or its rounded form, are made by the first part that comes to it.
 
-mod bf16;
+pub(super) mod bf16;
 pub(super) mod bound;
 mod candidates;
 mod choice;
 mod counts;
 mod entries;
 pub(super) mod exact;
-mod gate;
+pub(super) mod gate;
 mod int8;
 mod isa;
 mod panels;
@@ -30,7 +30,7 @@ use choice::with_encoder;
 pub(super) use isa::{Isa, Level};
 
 pub use counts::{encode_counts, EncodeCounts};
-pub(super) use panels::{panels, transpose, BLOCK};
+pub(super) use panels::{panels, product, transpose, BLOCK};
 pub use screen::{screen, set_screen, Screen};
 
 /// See [`crate::kernels::encode_topk`].

@@ -33,8 +33,8 @@ fn check(codes: &Codes, k: usize, segment: usize) {
         assert_eq!(rows, want.rows);
         assert_eq!(values, want.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         let mut owner = Vec::new();
-        for j in 0..d_sae {
-            assert_eq!(segments[j] as usize, owner.len());
+        for (j, &first) in segments.iter().enumerate().take(d_sae) {
+            assert_eq!(first as usize, owner.len());
             if want.count(j) > segment {
                 owner.extend(vec![j as u32; want.count(j).div_ceil(segment)]);
             }

@@ -110,6 +110,31 @@ fn overruns_are_found_by_the_sanitizer() {
 }
 
 #[test]
+fn races_are_found_in_every_order() {
+    if option_env!("LAPIDARY_SANITIZE") != Some("races") {
+        eprintln!("skipped: races show only under LAPIDARY_SANITIZE=races");
+        return;
+    }
+    let from: Vec<u32> = (0..512).collect();
+    for engine in schedules() {
+        let (from_at, to) = (buffer(&engine, &from), buffer(&engine, &from));
+        let args = [Arg::from(&from_at), Arg::from(&to), Arg::U32(4)];
+        let say = |kernel, blocks| complaint(&engine, kernel, Grid::line(blocks, 128).with_shared(512), &args).unwrap_or_default();
+        assert_eq!(say("fault_none", 2), "");
+        for kernel in ["fault_missing_barrier", "fault_missing_syncwarp", "fault_buffer_reused"] {
+            let said = say(kernel, 1);
+            assert!(said.contains("RACE: thread") && said.contains("shared memory"), "{said}");
+        }
+        let said = say("fault_blocks_meet", 2);
+        assert!(said.contains("RACE: thread") && said.contains("of another block") && said.contains("a buffer of 2048"), "{said}");
+        let zeroes = buffer(&engine, &[0u32; 16]);
+        let args = [Arg::from(&from_at), Arg::from(&zeroes), Arg::U32(4)];
+        assert_eq!(complaint(&engine, "fault_none_last_block", Grid::line(3, 128), &args), None);
+        assert_eq!(values::<u32>(&engine, &zeroes)[..5], [0, 4, 8, 3, 12]);
+    }
+}
+
+#[test]
 fn launches_are_checked() {
     let engine = Simulator::default();
     let to = buffer(&engine, &[0u32; 64]);

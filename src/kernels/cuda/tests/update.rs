@@ -252,7 +252,7 @@ impl Setting {
             bad: get::<u32>(engine, &update.bad, 1)[0],
             dz: get(engine, &gathered[0].dz, self.codes.indices.len()),
             parallel: get(engine, &update.parallel, d_sae),
-            b_dec: get(engine, update.b_dec_grad(), d_out),
+            b_dec: get(engine, &update.b_dec_grad, d_out),
             coder: read(&buffers[0]),
             first: read(&buffers[1]),
             second: read(&buffers[2]),

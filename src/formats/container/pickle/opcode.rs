@@ -1,0 +1,43 @@
+//! Names of pickle instructions, for messages.
+
+/// The name of an instruction as Python's `pickletools` has it.
+pub(super) fn name(op: u8) -> Option<&'static str> {
+    Some(match op {
+        b'I' => "INT",
+        b'L' => "LONG",
+        b'S' => "STRING",
+        b'T' => "BINSTRING",
+        b'U' => "SHORT_BINSTRING",
+        b'V' => "UNICODE",
+        b'F' => "FLOAT",
+        b'0' => "POP",
+        b'1' => "POP_MARK",
+        b'2' => "DUP",
+        b'P' => "PERSID",
+        b'a' => "APPEND",
+        b'b' => "BUILD",
+        b'c' => "GLOBAL",
+        b'd' => "DICT",
+        b'g' => "GET",
+        b'i' => "INST",
+        b'l' => "LIST",
+        b'o' => "OBJ",
+        b'p' => "PUT",
+        b'R' => "REDUCE",
+        0x81 => "NEWOBJ",
+        0x82 => "EXT1",
+        0x83 => "EXT2",
+        0x84 => "EXT4",
+        0x8b => "LONG4",
+        0x8e => "BINBYTES8",
+        0x8f => "EMPTY_SET",
+        0x90 => "ADDITEMS",
+        0x91 => "FROZENSET",
+        0x92 => "NEWOBJ_EX",
+        0x93 => "STACK_GLOBAL",
+        0x96 => "BYTEARRAY8",
+        0x97 => "NEXT_BUFFER",
+        0x98 => "READONLY_BUFFER",
+        _ => return None,
+    })
+}
