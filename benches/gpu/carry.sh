@@ -36,7 +36,8 @@ mkdir -p "$dir"
 
 if [ -n "$fatbin" ]; then
     nvcc=${CUDA_HOME:+$CUDA_HOME/bin/nvcc}
-    [ -n "$nvcc" ] && [ -x "$nvcc" ] || nvcc=$(command -v nvcc) || fail "there is no nvcc" "run scripts/cuda-toolkit.sh DIR and source DIR/env.sh"
+    [ -n "$nvcc" ] && [ -x "$nvcc" ] || nvcc=$(command -v nvcc) ||
+        fail "there is no nvcc" "run scripts/cuda-toolkit.sh DIR and source DIR/env.sh"
     rm -f "$dir"/*.cubin
     # The flags of build/cuda.rs.
     echo "kernels.fatbin, by $nvcc"
@@ -44,7 +45,8 @@ if [ -n "$fatbin" ]; then
         -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_80,code=compute_80 -o "$dir/kernels.fatbin" kernels/all.cu
     variant() {
         echo "hopper_$1.cubin"
-        "$nvcc" -O3 -std=c++17 -cubin -I kernels -gencode=arch=compute_90a,code=sm_90a "${@:2}" -o "$dir/hopper_$1.cubin" kernels/encode_hopper.cu
+        "$nvcc" -O3 -std=c++17 -cubin -I kernels -gencode=arch=compute_90a,code=sm_90a "${@:2}" -o "$dir/hopper_$1.cubin" \
+            kernels/encode_hopper.cu
     }
     variant bring_up_1 -DBRING_UP=1
     variant bring_up_2 -DBRING_UP=2
@@ -73,7 +75,8 @@ if [ -n "$binary" ]; then
     cp "$binary" "$dir/lapidary.part"
     strip "$dir/lapidary.part"
     python3 -c 'import lzma, shutil, sys
-with open(sys.argv[1], "rb") as f, lzma.open(sys.argv[2], "wb", preset=6) as to: shutil.copyfileobj(f, to)' "$dir/lapidary.part" "$dir/lapidary.xz"
+with open(sys.argv[1], "rb") as f, lzma.open(sys.argv[2], "wb", preset=6) as to: shutil.copyfileobj(f, to)' \
+        "$dir/lapidary.part" "$dir/lapidary.xz"
     rm "$dir/lapidary.part"
 fi
 # What self-checks and earlier runs left.

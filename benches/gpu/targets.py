@@ -46,8 +46,8 @@ def rows(r, checks):
                 values[m] = ratio(encode(d, m, 8192, "eager"), encode(d, m, 8192, who))
             known = [v for v in values.values() if v is not None]
             # At every M and N that the target names: the worst one counts.
-            out.append(Row(number, f"encode {name} / torch eager bf16, d={d}, worst of M=24576, 65536", min(known) if known else None, must, good,
-                           why=v2 if who == "hopper" else "not measured"))
+            out.append(Row(number, f"encode {name} / torch eager bf16, d={d}, worst of M=24576, 65536", min(known) if known else None, must,
+                           good, why=v2 if who == "hopper" else "not measured"))
     for number, who, name, limits in ((3, "hopper", "v2", ((768, 75, 80), (2304, 83, 88), (4096, 85, 90))),
                                       (4, "merge", "v1", ((768, 45, 55), (2304, 65, 75), (4096, 75, 82)))):
         for d, must, good in limits:
@@ -85,8 +85,8 @@ def rows(r, checks):
     out.append(Row(12, "peak memory of a step, d=2304, GB", peak and peak / 1e9, 5, low=True, unit=""))
     out.append(Row(12, "eager's activations / ours", ratio(step(2304, "dense_activations"), step(2304, "merge_activations")), 20))
     out.append(Row(13, "M=1M, d=4096, N=8192: ms per step", r.get("mem.8192.64.4096.1048576.merge"), 250, 180, low=True, unit=""))
-    out.append(Row(14, "BatchTopK encode / TopK encode v1, d=2304", ratio(encode(2304, 65536, 8192, "batch"), encode(2304, 65536, 8192, "merge")),
-                   1.1, low=True))
+    out.append(Row(14, "BatchTopK encode / TopK encode v1, d=2304",
+                   ratio(encode(2304, 65536, 8192, "batch"), encode(2304, 65536, 8192, "merge")), 1.1, low=True))
     for d, must in ((768, 3), (2304, 2)):
         out.append(Row(14, f"BatchTopK encode / torch's flat top-k, d={d}",
                        ratio(encode(d, 65536, 8192, "eager_batch"), encode(d, 65536, 8192, "batch")), must))

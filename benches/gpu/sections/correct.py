@@ -115,7 +115,8 @@ def threshold_checks(e, report, shape, seed):
         for t in (x, w):
             half, norms = e.empty(*t.shape, dtype=torch.bfloat16), e.empty(len(t), 2)
             grid, threads = warps(len(t))
-            e.launch("cast_rows", grid, threads, x=t, b=None, n=len(t), d=d, full=None, half=half, norms=norms, bad=e.zeros(1, dtype=torch.int32))
+            e.launch("cast_rows", grid, threads, x=t, b=None, n=len(t), d=d, full=None, half=half, norms=norms,
+                     bad=e.zeros(1, dtype=torch.int32))
             parts.append((half, norms))
         scores, counts, starts = e.empty(n, m), e.zeros(n, dtype=torch.int32), e.zeros(n, dtype=torch.int64)
         e.product(parts[0][0], parts[1][0], scores)

@@ -1,6 +1,8 @@
 """Whole training steps: dense, sparsify, OpenAI, ours. Milliseconds under step.N.K.D.M.WHO, peaks of memory, and tokens per second behind a
 host model."""
 
+from pathlib import Path
+
 import torch
 
 import peers
@@ -110,12 +112,14 @@ def host_and_coder(e, report, encoder, m=65536, rows=32, context=256, layers=6):
         step.x.copy_(activations(t))
         program()
 
-    for who, runs in (("host", [lambda t=t: activations(t) for t in tokens]), ("coder", [program]), ("both", [lambda t=t: both(t) for t in tokens])):
+    alone, behind = [lambda t=t: activations(t) for t in tokens], [lambda t=t: both(t) for t in tokens]
+    for who, runs in (("host", alone), ("coder", [program]), ("both", behind)):
         report.number(f"flow.{who}", n / timing.median(runs, 0.3)[0] * 1e3)
 
 
 def run(e, report, hopper, carried, left, shapes=SHAPES, **host):
     found, absent = peers.trainers(carried)
+    report.write(key="peers", value=[peers.identity(p) for p in sorted(Path(carried).glob("*.py"))])
     for sentence in absent:
         report.note(sentence)
     for i, (n, k, d, m) in enumerate(shapes):
