@@ -163,7 +163,6 @@ impl Format for DictionaryLearning {
             files: vec![json_path, path],
             hook: hook_of(&trainer),
             host: trainer.lm_name.filter(|name| !name.is_empty()),
-            k: trainer.k,
             config,
             prefixes,
             k,
