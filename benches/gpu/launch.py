@@ -143,7 +143,7 @@ class Fused:
         self.hopper = kernel.startswith("encode_hopper")
         self.parts = parts or splits(n, m, e.multiprocessors, 256 if self.hopper else 128)
         self.lists = self.parts * (4 if self.hopper else 8)
-        self.cap = cap or fused_cap(k, 64 if self.hopper else 16)
+        self.cap = cap or fused_cap(k, 65 if self.hopper else 17)
         if n * self.lists * self.cap * 8 >= 1 << 32:
             raise ValueError("more than 4 GiB of lists: encode the rows in parts")
         self.entries = e.empty(n, self.lists, self.cap, dtype=torch.int64)

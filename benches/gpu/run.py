@@ -23,7 +23,7 @@ import targets  # noqa: E402
 
 # Seconds each section may take, start of its process included. Each runs in a process of its own: a kernel that hangs or reads what it must
 # not costs its section, not the run.
-SECTIONS = {"probe": 30, "correct": 90, "hopper": 60, "sanitize": 60, "rust": 60, "encode": 120, "step": 110, "mem": 45}
+SECTIONS = {"probe": 30, "correct": 90, "hopper": 60, "sanitize": 60, "rust": 60, "encode": 120, "step": 110, "mem": 45, "pursuit": 40}
 
 
 def arguments():
@@ -64,7 +64,7 @@ def child(options):
         return rust.run(report, options.carried, Path("/tmp") / f"lapidary-{os.getpid()}", left)
     import cases
     from driver import Gpu
-    from sections import correct, encode, mem, probe, step
+    from sections import correct, encode, mem, probe, pursuit, step
     e = Gpu(declared, fatbin, checked=name in ("correct", "hopper"))
     variants = {}
     for path in sorted(Path(options.carried).glob("hopper_*.cubin")) if e.hopper and name in ("hopper", "encode") else ():
@@ -91,6 +91,8 @@ def child(options):
         step.run(e, report, options.hopper, options.carried, left)
     elif name == "mem":
         mem.run(e, report, options.hopper)
+    elif name == "pursuit":
+        pursuit.run(e, report)
     return report.failed
 
 
@@ -102,7 +104,7 @@ def verdict_of_hopper(checks, trusted):
 
 def blame(results, section, faults):
     """What a section left unchecked counts as failed."""
-    group = {"hopper": "hopper", "correct": "v1", "rust": "rust", "sanitize": "memcheck"}.get(section, "run")
+    group = {"hopper": "hopper", "correct": "v1", "rust": "rust", "sanitize": "memcheck", "pursuit": "pursuit"}.get(section, "run")
     reports.Report(results, section, quiet=True).check(f"{section} came to its end", faults, group)
 
 

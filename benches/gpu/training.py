@@ -6,7 +6,8 @@ import torch
 from engine import At
 from launch import Batch, Codes, Fused, Merge, cast, ceil, row_room, warps
 
-ITEMS, MOST_THREADS, RUN = 8, 1024, 4
+ITEMS, RUN = 8, 4
+MOST_THREADS = (1024, 896)  # of a block; of one that reads element by element
 SCAN_BLOCK = 1024
 SEGMENT_SUMS = 128 << 20
 PER_BLOCK, CHUNKS = 4096, 512
@@ -18,9 +19,10 @@ def block(widths, run):
     run = 1 if odd else run
     runs = max(ceil(max(widths), run), 1)
     fewest = ceil(ceil(runs, ITEMS // run), 32) * 32
-    if fewest > MOST_THREADS:
+    most = MOST_THREADS[odd]
+    if fewest > most:
         raise ValueError(f"rows of {max(widths)} elements")
-    return min(range(fewest, MOST_THREADS + 1, 32), key=lambda t: (ceil(runs, t) * t, t)), odd
+    return min(range(fewest, most + 1, 32), key=lambda t: (ceil(runs, t) * t, t)), odd
 
 
 def named(kernel, low, odd):
