@@ -180,6 +180,7 @@ KERNEL merge_topk(const f32* scores, u64 stride, const f32* bias, u32 n, u32 col
     bool lost = false;
     u32 count = stream<false>(scores + row * stride, bias ? bias + first : nullptr, columns, first, k, cap, lists + static_cast<u64>(row) * cap,
                               counts[row], &gate, Bound{0, 0, 0}, nullptr, &lost);
+    __syncwarp();  // all lanes have read what one now writes
     if ((threadIdx.x & 31u) == 0) {
         counts[row] = count;
         gates[row] = gate;
@@ -207,6 +208,7 @@ KERNEL merge_certified(const f32* scores, u64 stride, const f32* bias, u32 n, u3
         count = stream<true>(scores + row * stride, bias ? bias + first : nullptr, columns, first, k, cap,
                              lists + static_cast<u64>(row) * cap, counts[row], &gate, bound, norms, &lost);
     }
+    __syncwarp();
     if ((threadIdx.x & 31u) == 0) {
         counts[row] = lost ? LOST : count;
         gates[row] = gate;
@@ -252,6 +254,7 @@ KERNEL rescore(const f32* x, const f32* w, const f32* bias, u32 n, u32 d, u32 k,
             kept++;
         }
     }
+    __syncwarp();
     if (lane == 0) {
         counts[row] = kept;
     }

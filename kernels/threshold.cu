@@ -26,6 +26,7 @@ KERNEL threshold_screen(const f32* scores, u64 stride, const f32* bias, const f3
         }
         count += __popc(passing);
     }
+    __syncwarp();  // all lanes have read what one now writes
     if (lane == 0) {
         counts[row] = count;
     }
@@ -54,6 +55,7 @@ KERNEL threshold_rescore(const f32* x, const f32* w, const f32* bias, const f32*
             kept++;
         }
     }
+    __syncwarp();
     if (lane == 0) {
         counts[row] = kept;
     }
