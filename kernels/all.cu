@@ -14,3 +14,4 @@
 #include "update.cu"
 #include "dead.cu"
 #include "record.cu"
+#include "pursuit.cu"

@@ -289,7 +289,7 @@ pub fn held_out_rows(d: &Dictionary, dir: &Path, most: u64) -> Result<(Vec<Tenso
   lapidary export --dictionary runs/k32 --format gguf --latents 12,40=-1 --scale 8 --out steering
   lapidary export --dictionary runs/k32 --format parquet --out table
   lapidary export --dictionary runs/k32 --format delphi --shards shards --rows 1_000_000 --context 128 --out results/k32
-Dialects, and what each can hold: docs/formats.md. parquet, csv and gguf (a llama.cpp control vector) hold atoms, not a dictionary.")]
+Dialects, and what each can hold: docs/formats.md. parquet, npz, csv and gguf (a llama.cpp control vector) hold atoms, not a dictionary.")]
 pub struct ExportArgs {
     /// Folder of the dictionary.
     #[arg(long, value_name = "DIR")]
@@ -315,10 +315,10 @@ pub struct ExportArgs {
     /// A folder to upload: --out gets a model card (README.md), and the dictionary a folder in it named after its hook point.
     #[arg(long)]
     pub card: bool,
-    /// parquet, csv, gguf: these latents alone, NUMBER or NUMBER=FACTOR, by commas.
+    /// parquet, npz, csv, gguf: these latents alone, NUMBER or NUMBER=FACTOR, by commas.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub latents: Vec<Pick>,
-    /// parquet, csv, gguf: a factor of all of them.
+    /// parquet, npz, csv, gguf: a factor of all of them.
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
     pub scale: Option<f64>,
     /// delphi: tokens per sequence.
@@ -410,7 +410,9 @@ fn write(d: &Dictionary, format: &'static dyn Format, out: &Path, overwrite: boo
 pub fn export(args: &ExportArgs, output: &Output) -> Result<(Wrote, Result<()>)> {
     let vectors = VectorFormat::by_id(&args.format);
     let format = (vectors.is_none() && args.format != DELPHI).then(|| formats::by_id(&args.format)).transpose().map_err(|e| match e {
-        Error::Request { problem, help } => Error::request(problem, format!("{help}; or, of atoms: parquet, csv, gguf; of codes: delphi")),
+        Error::Request { problem, help } => {
+            Error::request(problem, format!("{help}; or, of atoms: parquet, npz, csv, gguf; of codes: delphi"))
+        }
         other => other,
     })?;
     let mut d = Dictionary::load(&args.dictionary)?;
@@ -439,7 +441,7 @@ pub fn export(args: &ExportArgs, output: &Output) -> Result<(Wrote, Result<()>)>
         return Ok((Wrote::Vectors(atoms(args, &d, vectors)?), Ok(())));
     };
     if !args.latents.is_empty() || args.scale.is_some() {
-        return Err(Error::request("--latents and --scale are for atoms", "leave them out, or write --format parquet, csv or gguf"));
+        return Err(Error::request("--latents and --scale are for atoms", "leave them out, or write --format parquet, npz, csv or gguf"));
     }
     if !args.card {
         let (report, met) = write(&d, format, &args.out, args.overwrite, &args.proof)?;

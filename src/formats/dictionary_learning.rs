@@ -151,7 +151,7 @@ impl Format for DictionaryLearning {
             return Err(t.damaged(format!("its entry `{name}` ({}) is not known", value.kind())));
         }
         let mut notes = Vec::new();
-        let (dictionary, prefixes) = dictionary_of(&mut t, &trainer, options, &mut notes)?;
+        let (dictionary, prefixes, k) = dictionary_of(&mut t, &trainer, options, &mut notes)?;
         let found = (Some(dictionary.d_in()), Some(dictionary.d_sae()));
         let told = (trainer.activation_dim.or(found.0), trainer.dict_size.or(found.1));
         if found != told {
@@ -163,9 +163,9 @@ impl Format for DictionaryLearning {
             files: vec![json_path, path],
             hook: hook_of(&trainer),
             host: trainer.lm_name.filter(|name| !name.is_empty()),
-            k: trainer.k,
             config,
             prefixes,
+            k,
         };
         Foreign::new(dictionary, source, notes)
     }
@@ -175,8 +175,11 @@ impl Format for DictionaryLearning {
     }
 }
 
-/// The dictionary in the tensors of a class, and its prefixes.
-fn dictionary_of(t: &mut Tensors, trainer: &Trainer, options: &ReadOptions, notes: &mut Vec<String>) -> Result<(Dictionary, Vec<usize>)> {
+/// What the tensors of a class are: a dictionary, its prefixes, the k that a threshold was made for.
+type Parts = (Dictionary, Vec<usize>, Option<usize>);
+
+/// The dictionary in the tensors of a class.
+fn dictionary_of(t: &mut Tensors, trainer: &Trainer, options: &ReadOptions, notes: &mut Vec<String>) -> Result<Parts> {
     let class = trainer.dict_class;
     let linear = |t: &mut Tensors, b_enc: &str, b_dec: &str| -> Result<Coder> {
         Ok(Coder {
@@ -198,7 +201,7 @@ fn dictionary_of(t: &mut Tensors, trainer: &Trainer, options: &ReadOptions, note
     };
     let d_sae = coder.b_enc.dims1()?;
     let mut d = Dictionary::new(coder, Activation::Relu, class.centred(), Provenance::default())?;
-    let mut prefixes = Vec::new();
+    let (mut prefixes, mut meant) = (Vec::new(), None);
     let activation = match class {
         Class::AutoEncoder | Class::AutoEncoderNew => Activation::Relu,
         Class::GatedAutoEncoder => {
@@ -219,7 +222,7 @@ fn dictionary_of(t: &mut Tensors, trainer: &Trainer, options: &ReadOptions, note
             Activation::TopK { k }
         }
         Class::BatchTopKSAE | Class::MatryoshkaBatchTopKSAE => {
-            k_of(t, trainer, options)?;
+            meant = Some(k_of(t, trainer, options)?);
             // Files from before they had thresholds have none.
             let threshold = t.number("threshold")?.map(|t| t as f32).or(options.threshold).unwrap_or(-1.0);
             if threshold < 0.0 {
@@ -234,7 +237,7 @@ fn dictionary_of(t: &mut Tensors, trainer: &Trainer, options: &ReadOptions, note
             Activation::Threshold { threshold: threshold.max(0.0) }
         }
     };
-    Ok((d.with_activation(activation)?, prefixes))
+    Ok((d.with_activation(activation)?, prefixes, meant))
 }
 
 /// Sums of the first one, two, ... groups; `None` where a group is empty or the sums are beyond this machine.

@@ -25,13 +25,15 @@ def run(lapidary, x, dictionaries):
     want = 2.5 * (atoms[12] + atoms[40])
     check(tensor.name == "direction.3" and np.abs(tensor.data - want).max() < 1e-6, "gguf: direction.3 is the scaled sum of two atoms")
 
-    for form in ["parquet", "csv"]:
+    for form in ["parquet", "npz", "csv"]:
         out = lapidary.work / f"table-{form}"
         lapidary("export", "--dictionary", dictionaries["topk"], "--format", form, "--out", out, "--overwrite")
         file = next(out.glob(f"*.{form}"))
         if form == "parquet":
             table = pq.read_table(file)
             got = np.array(table["w_dec"].to_pylist(), np.float32)
+        elif form == "npz":
+            got = np.load(file)["w_dec"]
         else:
             rows = list(csv.reader(file.open()))
             check(rows[0][0] == "latent", "csv: header")

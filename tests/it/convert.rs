@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use candle_core::{Device, Tensor};
 use lapidary::dictionary::Provenance;
+use lapidary::formats::container::npz::NpzFile;
 use lapidary::kernels::Coder;
 use lapidary::rng::Rng;
 use lapidary::Dictionary;
@@ -115,6 +116,11 @@ fn vectors_are_encoded_and_atoms_written() {
     let text = std::fs::read_to_string(dir.join("csv/latents.csv")).unwrap();
     let line: Vec<&str> = text.lines().nth(6).unwrap().split(',').collect();
     assert!(line[0] == "5" && line[4].parse::<f32>().unwrap() == atoms[5][0] && text.lines().count() == 33);
+    done(dir, &["export", "--dictionary", "d", "--format", "npz", "--latents", "3,1=2", "--out", "npz"]);
+    let bytes = std::fs::read(dir.join("npz/latents.npz")).unwrap();
+    let arrays = NpzFile::new(&bytes, dir).unwrap();
+    assert_eq!(arrays.array("latent").unwrap().to_i64().unwrap(), [3, 1]);
+    assert_eq!(arrays.array("w_dec").unwrap().shape[0], 2);
     done(dir, &["export", "--dictionary", "d", "--format", "parquet", "--out", "parquet"]);
     assert!(dir.join("parquet/latents.parquet").is_file());
 }

@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 pub enum VectorFormat {
     /// A row per latent: biases, threshold, encoder and decoder.
     Parquet,
-    /// The same without the encoder, as text.
+    /// The same columns as arrays by name, and `b_dec`.
+    Npz,
+    /// Without the encoder, as text.
     Csv,
     /// A llama.cpp control vector: a sum of some atoms.
     Gguf,
@@ -22,12 +24,13 @@ pub enum VectorFormat {
 
 impl VectorFormat {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Parquet, Self::Csv, Self::Gguf];
+    pub const ALL: [Self; 4] = [Self::Parquet, Self::Npz, Self::Csv, Self::Gguf];
 
     /// Name on the command line.
     pub fn id(self) -> &'static str {
         match self {
             Self::Parquet => "parquet",
+            Self::Npz => "npz",
             Self::Csv => "csv",
             Self::Gguf => "gguf",
         }
@@ -75,6 +78,7 @@ pub fn write_vectors(d: &Dictionary, format: VectorFormat, latents: &[Pick], out
     }
     match format {
         VectorFormat::Parquet => table::parquet(d, latents, out),
+        VectorFormat::Npz => table::npz(d, latents, out),
         VectorFormat::Csv => table::csv(d, latents, out),
         VectorFormat::Gguf => gguf::write(d, latents, out),
     }

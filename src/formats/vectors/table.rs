@@ -1,4 +1,4 @@
-//! A row per latent: `latents.parquet` or `latents.csv`.
+//! A row per latent: `latents.parquet`, `latents.npz` or `latents.csv`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use super::Pick;
 use crate::artefact;
 use crate::dictionary::{Activation, Dictionary};
 use crate::error::{Error, Result};
+use crate::formats::container::{self, Array};
 
 /// Columns that both kinds have.
 struct Columns {
@@ -55,14 +56,19 @@ fn notes(c: &Columns) -> Vec<String> {
     scaled.then(|| "w_dec is multiplied by the factors asked for".to_string()).into_iter().collect()
 }
 
+/// Encoder rows of the latents, one after the other.
+fn encoder_rows(d: &Dictionary, latents: &[u32]) -> Result<Vec<f32>> {
+    let (rows, width) = (d.coder.w_enc.flatten_all()?.to_vec1::<f32>()?, d.d_in());
+    Ok(latents.iter().flat_map(|&l| rows[l as usize * width..(l as usize + 1) * width].iter().copied()).collect())
+}
+
 pub(super) fn parquet(d: &Dictionary, picks: &[Pick], out: &Path) -> Result<(PathBuf, Vec<String>)> {
     const FILE: &str = "latents.parquet";
     let c = columns(d, picks)?;
     let path = out.join(FILE);
     let bad = |e: &(dyn std::error::Error + 'static)| artefact::write_error(&path, e);
     let d_in = d.d_in();
-    let rows = d.coder.w_enc.flatten_all()?.to_vec1::<f32>()?;
-    let w_enc: Vec<f32> = c.latents.iter().flat_map(|&l| rows[l as usize * d_in..(l as usize + 1) * d_in].iter().copied()).collect();
+    let w_enc = encoder_rows(d, &c.latents)?;
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let list = |values: Vec<f32>, width: usize| -> Result<ArrayRef> {
         let array =
@@ -93,6 +99,30 @@ pub(super) fn parquet(d: &Dictionary, picks: &[Pick], out: &Path) -> Result<(Pat
     artefact::persist(writer.into_inner().map_err(|e| bad(&e))?, &path)?;
     let mut told = notes(&c);
     told.push("b_dec, the activation and the hook point are in the file's metadata, under `lapidary.dictionary`".into());
+    Ok((path, told))
+}
+
+pub(super) fn npz(d: &Dictionary, picks: &[Pick], out: &Path) -> Result<(PathBuf, Vec<String>)> {
+    const FILE: &str = "latents.npz";
+    let c = columns(d, picks)?;
+    let n = c.latents.len();
+    let b_dec = d.coder.b_dec.to_vec1::<f32>()?;
+    let latents: Vec<i64> = c.latents.iter().map(|&l| i64::from(l)).collect();
+    let mut arrays = vec![
+        ("latent", Array::from_i64(vec![n], &latents)?),
+        ("norm", Array::from_f32(vec![n], &c.norms)?),
+        ("b_enc", Array::from_f32(vec![n], &c.b_enc)?),
+        ("w_enc", Array::from_f32(vec![n, d.d_in()], &encoder_rows(d, &c.latents)?)?),
+        ("w_dec", Array::from_f32(vec![n, c.width], &c.w_dec)?),
+        ("b_dec", Array::from_f32(vec![c.width], &b_dec)?),
+    ];
+    if let Some(thresholds) = &c.thresholds {
+        arrays.push(("threshold", Array::from_f32(vec![n], thresholds)?));
+    }
+    let path = out.join(FILE);
+    container::npz::save(&path, &arrays)?;
+    let mut told = notes(&c);
+    told.push("the activation and the hook point are not in it".into());
     Ok((path, told))
 }
 

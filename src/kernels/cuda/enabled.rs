@@ -74,26 +74,26 @@ pub fn overwrite(_: &Tensor, _: &[f32]) -> Result<()> {
     refused("replacing a tensor's elements")
 }
 
-pub fn fill_gram(_: &Tensor, _: &Tensor) -> Result<()> {
-    refused("matching pursuit")
+pub fn fill_gram(atoms: &Tensor, gram: &Tensor) -> Result<()> {
+    seam::fill_gram(&*engine(atoms.device())?, atoms, gram)
 }
 
-pub fn pursuit(_: &Tensor, _: &Tensor, _: Option<&Tensor>, _: &PursuitRule) -> Result<PursuitPath> {
-    refused("matching pursuit")
+pub fn pursuit(x: &Tensor, atoms: &Tensor, gram: Option<&Tensor>, rule: &PursuitRule) -> Result<PursuitPath> {
+    seam::pursuit(&*engine(x.device())?, x, atoms, gram, rule)
 }
 
-pub fn orthogonal_pursuit(_: &Tensor, _: &Tensor, _: &PursuitRule) -> Result<PursuitPath> {
-    refused("orthogonal matching pursuit")
+pub fn orthogonal_pursuit(x: &Tensor, atoms: &Tensor, rule: &PursuitRule) -> Result<PursuitPath> {
+    seam::orthogonal_pursuit(&*engine(x.device())?, x, atoms, rule)
 }
 
 pub fn pursuit_backward(_: &Tensor, _: &PursuitPath, _: &Tensor) -> Result<(Tensor, Tensor)> {
-    refused("matching pursuit")
+    refused("a training step of matching pursuit")
 }
 
 pub fn pursuit_measure(_: &Coder, _: &PursuitGrad, _: bool) -> Result<Measured> {
-    refused("matching pursuit")
+    refused("a training step of matching pursuit")
 }
 
 pub fn pursuit_update(_: &Coder, _: &Moments, _: &PursuitGrad, _: &Measured, _: &Adam, _: bool) -> Result<()> {
-    refused("matching pursuit")
+    refused("a training step of matching pursuit")
 }

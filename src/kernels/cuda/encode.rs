@@ -378,7 +378,7 @@ mod tests {
         for n in [1, 100, 2048, 8192, 16384] {
             for d_sae in [1, 100, 24576, 1 << 20] {
                 let width = chunk(block(n), d_sae);
-                assert!(width % 256 == 0 && 4 * block(n) * width <= SCRATCH.max(4 * n * 256), "{n} {d_sae} {width}");
+                assert!(width.is_multiple_of(256) && 4 * block(n) * width <= SCRATCH.max(4 * n * 256), "{n} {d_sae} {width}");
             }
         }
         for k in [1, 32, 64, 500] {

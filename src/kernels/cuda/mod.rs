@@ -24,6 +24,8 @@ mod fused;
 #[cfg(any(feature = "cuda", all(test, feature = "simulator")))]
 mod on_gpu;
 #[cfg(any(feature = "cuda", all(test, feature = "simulator")))]
+mod pursuit;
+#[cfg(any(feature = "cuda", all(test, feature = "simulator")))]
 mod reduce;
 #[cfg(any(feature = "cuda", all(test, feature = "simulator")))]
 mod resident;

@@ -7,11 +7,12 @@ use super::columns::RowCodes;
 use super::decode::{decode, Base, Decoded};
 use super::encode::{above, block, certified, finished, Encoder, Rows};
 use super::engine::{Buffer, Engine};
+use super::pursuit::{gram, orthogonal_room, pursue, pursue_orthogonally, Atoms, Path, Room};
 use super::reduce::Matrix;
 use super::rows::Kind;
 use crate::codes::{Codes, PAD};
 use crate::error::{Error, Result};
-use crate::kernels::{EncodeCounts, Selection};
+use crate::kernels::{EncodeCounts, PursuitPath, PursuitRule, Selection};
 
 fn encoder(engine: &dyn Engine, w_enc: &Tensor, b_enc: &Tensor) -> Result<Encoder> {
     let (d_sae, d) = w_enc.dims2()?;
@@ -98,4 +99,56 @@ pub fn decode_codes(engine: &dyn Engine, codes: &Codes, w_dec: &Tensor, b_dec: O
     let rows = RowCodes::ragged(n, codes.indices.len(), starts.address, indices.address, values.address);
     decode(engine, &w, (base, 1.0), &rows, 0..d_sae, &Decoded { full: engine.address(&out)?, half: 0, squares: 0 })?;
     Ok(out)
+}
+
+/// Where the elements of an f32 tensor begin.
+fn numbers_of(engine: &dyn Engine, tensor: &Tensor) -> Result<u64> {
+    match tensor.dtype() {
+        DType::F32 => engine.address(tensor),
+        got => Err(candle_core::Error::UnexpectedDType { msg: "kernels", expected: DType::F32, got }.into()),
+    }
+}
+
+/// See [`crate::kernels::fill_gram`].
+pub fn fill_gram(engine: &dyn Engine, atoms: &Tensor, to: &Tensor) -> Result<()> {
+    match atoms.dims2()? {
+        (0, _) => Ok(()),
+        shape => gram(engine, numbers_of(engine, atoms)?, shape, numbers_of(engine, to)?),
+    }
+}
+
+/// An empty path, and where its parts are.
+fn path(engine: &dyn Engine, x: &Tensor, steps: usize) -> Result<(PursuitPath, Path)> {
+    let ((n, d), device) = (x.dims2()?, x.device());
+    let path = PursuitPath {
+        indices: Tensor::zeros((n, steps), DType::U32, device)?,
+        values: Tensor::zeros((n, steps), DType::F32, device)?,
+        residual: Tensor::zeros((n, d), DType::F32, device)?,
+    };
+    let [indices, values, residual] = [&path.indices, &path.values, &path.residual].map(|t| engine.address(t));
+    let to = Path { indices: indices?, values: values?, residual: residual? };
+    Ok((path, to))
+}
+
+/// See [`crate::kernels::pursuit`].
+pub fn pursuit(engine: &dyn Engine, x: &Tensor, atoms: &Tensor, gram: Option<&Tensor>, rule: &PursuitRule) -> Result<PursuitPath> {
+    let ((n, _), (m, d)) = (x.dims2()?, atoms.dims2()?);
+    let (path, to) = path(engine, x, rule.steps)?;
+    if n > 0 {
+        let gram = gram.map(|g| numbers_of(engine, g)).transpose()?;
+        let atoms = Atoms { at: numbers_of(engine, atoms)?, gram, m, d };
+        pursue(engine, numbers_of(engine, x)?, n, &atoms, rule, &to, Room::new(n, &atoms))?;
+    }
+    Ok(path)
+}
+
+/// See [`crate::kernels::orthogonal_pursuit`].
+pub fn orthogonal_pursuit(engine: &dyn Engine, x: &Tensor, atoms: &Tensor, rule: &PursuitRule) -> Result<PursuitPath> {
+    let ((n, _), (m, d)) = (x.dims2()?, atoms.dims2()?);
+    let (path, to) = path(engine, x, rule.steps)?;
+    if n > 0 {
+        let atoms = Atoms { at: numbers_of(engine, atoms)?, gram: None, m, d };
+        pursue_orthogonally(engine, numbers_of(engine, x)?, n, &atoms, rule, &to, orthogonal_room(n, rule.steps))?;
+    }
+    Ok(path)
 }

@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod faults;
 mod layouts;
+mod pursuit;
 mod reduce;
 mod trial;
 mod update;

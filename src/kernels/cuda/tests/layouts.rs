@@ -48,7 +48,7 @@ fn error(engine: &Simulator, kernel: &'static str, n: usize, m: usize, d: usize)
     let args = [map(&a_at, n, d, 64), map(&b_at, m, d, 256), Arg::U32(d as u32), Arg::from(&c_at)];
     engine.launch(kernel, Grid::line(1, 160).with_shared(SHARED), &args)?;
     let (got, exact) = (values::<f32>(engine, &c_at), product(&a, &b, d));
-    let place = |i: usize| (i / 256 < n && i % 256 < m).then(|| exact[i / 256 * m + i % 256]).unwrap_or(0.0);
+    let place = |i: usize| if i / 256 < n && i % 256 < m { exact[i / 256 * m + i % 256] } else { 0.0 };
     // NaN, which poison may become, is an error like another.
     Ok(got.iter().enumerate().map(|(i, v)| (f64::from(*v) - place(i)).abs()).fold(0.0, |a, e| if e <= a { a } else { e }))
 }
