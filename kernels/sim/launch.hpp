@@ -334,7 +334,9 @@ static int launch(const char* name, dim3 blocks, dim3 size, u32 shared, void* co
     while (m.fibres.size() < threads * kernel->cluster) {
         m.fibres.push_back(new Fibre());
     }
+    launching = true;
     run_blocks(kernel->cluster);
+    launching = false;
     if (m.failed) {
         clean_stacks();
     }

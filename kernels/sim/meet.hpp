@@ -50,7 +50,7 @@ static void meet_warp(const char* what, u32 mask, Site site, void* frame, void (
     if (finish) {
         finish(lanes);
     } else {
-        races_met(lanes, 32);
+        races_met(lanes, 32, false);
     }
     for (u32 lane = 0; lane < 32; lane++) {
         if (lanes[lane] && lanes[lane] != &me) {
@@ -66,7 +66,7 @@ static void release(Barrier& barrier) {
         barrier.finish(members, n);
     }
     if (barrier.expected == 0) {
-        races_met(members, n);
+        races_met(members, n, true);
     }
     for (u32 i = 0; i < n; i++) {
         if (members[i] != self) {

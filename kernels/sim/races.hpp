@@ -23,30 +23,33 @@ namespace sim {
 
 // Two bytes. Threads are numbered through the launch: turn of the cluster * threads of a cluster + number in it, from 1.
 struct Cell {
-    u32 writer = 0, writer_clock = 0, reader = 0, reader_clock = 0;
+    u32 writer = 0, writer_clock = 0, writer_epoch = 0, reader = 0, reader_clock = 0, reader_epoch = 0;
     u16 writer_site = 0, reader_site = 0;
     bool atomic_write = false, atomic_read = false;
 };
 
 struct Range {
     uintptr_t first, end;
-    std::vector<Cell> cells;
     bool shared;
+    std::vector<Cell> cells;  // Made when somebody first touches it.
 };
 
 struct Races {
     std::map<uintptr_t, size_t> buffers;  // Of the engine: address, bytes.
-    std::vector<Range> ranges;
+    std::vector<Range> ranges;  // Buffers by address, then shared memory.
+    size_t n_buffers = 0;
     std::vector<Site> sites;
     std::vector<std::vector<u32>> clocks;  // [thread of the cluster][thread of the cluster]
+    std::vector<u32> all;
     std::map<const void*, std::vector<u32>> told;  // By barriers in shared memory.
     std::map<uintptr_t, std::vector<bool>> atomics;  // By address: the clusters that used it.
     std::vector<bool> heard;  // The clusters that this one has heard of.
-    u32 turn = 0, clusters = 0;
+    u32 turn = 0, clusters = 0, epoch = 0;  // Epochs are what barriers of a whole block that is alone divide.
     bool atomic = false, busy = false;
 };
 static Races races;
 static std::mutex races_buffers;
+static thread_local bool launching = false;  // Other threads of the process come here too.
 
 static inline u32 number_of(const Fibre* fibre) { return static_cast<u32>(fibre->block - machine.running.data()) * machine.threads + fibre->rank; }
 
@@ -66,8 +69,9 @@ static void races_begin(u32 clusters) {
     r.atomic = r.busy = false;
     r.ranges.clear();
     for (const auto& buffer : r.buffers) {
-        r.ranges.push_back(Range{buffer.first, buffer.first + buffer.second, std::vector<Cell>((buffer.second + 1) / 2), false});
+        r.ranges.push_back(Range{buffer.first, buffer.first + buffer.second, false, {}});
     }
+    r.n_buffers = r.ranges.size();
     r.sites.assign(1, NOWHERE);
     r.atomics.clear();
     r.clusters = clusters;
@@ -79,6 +83,7 @@ static void races_cluster(u32 turn) {
     Races& r = races;
     u32 threads = machine.threads * static_cast<u32>(machine.running.size());
     r.turn = turn;
+    r.epoch = 1;
     r.clocks.assign(threads, std::vector<u32>(threads, 0));
     for (u32 i = 0; i < threads; i++) {
         r.clocks[i][i] = 1;
@@ -86,19 +91,17 @@ static void races_cluster(u32 turn) {
     r.told.clear();
     r.heard.assign(r.clusters, false);
     r.heard[turn] = true;
-    while (!r.ranges.empty() && r.ranges.back().shared) {
-        r.ranges.pop_back();
-    }
+    r.ranges.resize(r.n_buffers);
     for (const Block& block : machine.running) {
         if (block.shared) {
             uintptr_t at = reinterpret_cast<uintptr_t>(block.shared);
-            r.ranges.push_back(Range{at, at + block.shared_bytes, std::vector<Cell>((block.shared_bytes + 1) / 2), true});
+            r.ranges.push_back(Range{at, at + block.shared_bytes, true, {}});
         }
     }
 #if defined(__ELF__)
     uintptr_t at = reinterpret_cast<uintptr_t>(__start_lapidary_shared), end = reinterpret_cast<uintptr_t>(__stop_lapidary_shared);
     if (at < end) {
-        r.ranges.push_back(Range{at, end, std::vector<Cell>((end - at + 1) / 2), true});
+        r.ranges.push_back(Range{at, end, true, {}});
     }
 #endif
 }
@@ -110,8 +113,13 @@ static inline void hear(std::vector<u32>& clock, const std::vector<u32>& other) 
 }
 
 // All of them met: each has heard of what the others did before, and begins a new time.
-static void races_met(Fibre** members, u32 n) {
-    std::vector<u32> all(races.clocks.size(), 0);
+static void races_met(Fibre** members, u32 n, bool everybody) {
+    if (everybody && machine.running.size() == 1) {
+        races.epoch++;
+        return;
+    }
+    std::vector<u32>& all = races.all;
+    all.assign(races.clocks.size(), 0);
     for (u32 i = 0; i < n; i++) {
         if (members[i]) {
             hear(all, races.clocks[number_of(members[i])]);
@@ -152,9 +160,9 @@ static void races_atomic(uintptr_t at) {
     }
 }
 
-static inline bool ordered_before_me(u32 thread, u32 clock) {
+static inline bool ordered_before_me(u32 thread, u32 clock, u32 epoch) {
     u32 threads = static_cast<u32>(races.clocks.size()), turn = (thread - 1) / threads;
-    return turn == races.turn ? races.clocks[number_of(self)][(thread - 1) % threads] >= clock : races.heard[turn];
+    return turn != races.turn ? races.heard[turn] : epoch < races.epoch || races.clocks[number_of(self)][(thread - 1) % threads] >= clock;
 }
 
 static std::string function_at(const void* pc) {
@@ -187,40 +195,62 @@ static void race(const Range& range, uintptr_t at, const char* doing, const char
         (races.sites[site].line ? ", having met others" + sim::at(races.sites[site]) : std::string()) + ", and nothing orders the two");
 }
 
+static Range* range_of(uintptr_t at, uintptr_t end) {
+    Races& r = races;
+    for (size_t i = r.n_buffers; i < r.ranges.size(); i++) {
+        if (at >= r.ranges[i].first && end <= r.ranges[i].end) {
+            return &r.ranges[i];
+        }
+    }
+    // The last buffer that begins at or before.
+    size_t low = 0, high = r.n_buffers;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (r.ranges[middle].first <= at) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low > 0 && end <= r.ranges[low - 1].end ? &r.ranges[low - 1] : nullptr;
+}
+
 static void touched(const void* address, u32 bytes, bool write, bool atomic, const void* pc) {
     uintptr_t at = reinterpret_cast<uintptr_t>(address);
-    for (Range& range : races.ranges) {
-        if (at < range.first || at + bytes > range.end) {
-            continue;
-        }
-        atomic = atomic || races.atomic;
-        if (races.atomic && !range.shared) {
-            races_atomic(at);
-        }
-        u32 number = number_of(self), me = races.turn * static_cast<u32>(races.clocks.size()) + number + 1;
-        u16 site = site_number(self->site);
-        for (uintptr_t byte = at; byte < at + bytes; byte += 2) {
-            Cell& cell = range.cells[(byte - range.first) / 2];
-            if (cell.writer && cell.writer != me && !(atomic && cell.atomic_write) && !ordered_before_me(cell.writer, cell.writer_clock)) {
-                race(range, byte, write ? "writes" : "reads", "wrote", cell.writer, cell.writer_site, pc);
-            }
-            if (write && cell.reader && cell.reader != me && !(atomic && cell.atomic_read) && !ordered_before_me(cell.reader, cell.reader_clock)) {
-                race(range, byte, "writes", "read", cell.reader, cell.reader_site, pc);
-            }
-            u32 clock = races.clocks[number][number];
-            if (write) {
-                cell.writer = me, cell.writer_clock = clock, cell.writer_site = site, cell.atomic_write = atomic;
-            } else {
-                cell.reader = me, cell.reader_clock = clock, cell.reader_site = site, cell.atomic_read = atomic;
-            }
-        }
+    Range* found = range_of(at, at + bytes);
+    if (!found) {
         return;
+    }
+    Range& range = *found;
+    if (range.cells.empty()) {
+        range.cells.resize((range.end - range.first + 1) / 2);
+    }
+    atomic = atomic || races.atomic;
+    if (races.atomic && !range.shared) {
+        races_atomic(at);
+    }
+    u32 number = number_of(self), me = races.turn * static_cast<u32>(races.clocks.size()) + number + 1;
+    u32 clock = races.clocks[number][number];
+    u16 site = site_number(self->site);
+    for (uintptr_t byte = at; byte < at + bytes; byte += 2) {
+        Cell& cell = range.cells[(byte - range.first) / 2];
+        if (cell.writer && cell.writer != me && !(atomic && cell.atomic_write) && !ordered_before_me(cell.writer, cell.writer_clock, cell.writer_epoch)) {
+            race(range, byte, write ? "writes" : "reads", "wrote", cell.writer, cell.writer_site, pc);
+        }
+        if (write && cell.reader && cell.reader != me && !(atomic && cell.atomic_read) && !ordered_before_me(cell.reader, cell.reader_clock, cell.reader_epoch)) {
+            race(range, byte, "writes", "read", cell.reader, cell.reader_site, pc);
+        }
+        if (write) {
+            cell.writer = me, cell.writer_clock = clock, cell.writer_epoch = races.epoch, cell.writer_site = site, cell.atomic_write = atomic;
+        } else {
+            cell.reader = me, cell.reader_clock = clock, cell.reader_epoch = races.epoch, cell.reader_site = site, cell.atomic_read = atomic;
+        }
     }
 }
 
 // What the checker itself touches comes here too.
 __attribute__((no_sanitize_thread)) static void touch(const void* address, u32 bytes, bool write, bool atomic, const void* pc) {
-    if (!self || self->quiet || races.busy || bytes < 2) {
+    if (!launching || !self || self->quiet || races.busy || bytes < 2) {
         return;
     }
     races.busy = true;
@@ -276,9 +306,10 @@ namespace sim {
 struct Atomic {
     Atomic() {}
 };
+static bool launching;
 static inline void races_begin(u32) {}
 static inline void races_cluster(u32) {}
-static inline void races_met(Fibre**, u32) {}
+static inline void races_met(Fibre**, u32, bool) {}
 static inline void races_tell(const void*) {}
 static inline void races_hear(const void*) {}
 static inline void copied(const void*, const void*) {}
