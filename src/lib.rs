@@ -26,6 +26,7 @@ pub mod kernels;
 pub mod corpus;
 pub mod dictionary;
 pub mod encode;
+pub mod features;
 pub mod formats;
 pub mod harvest;
 pub mod host;
