@@ -5,6 +5,7 @@ mod config;
 mod convert;
 mod demo;
 mod encode;
+mod features;
 mod harvest;
 mod host;
 mod hub;
@@ -61,6 +62,7 @@ enum Verb {
     Train(Box<train::Args>),
     Encode(encode::Args),
     Score(score::Args),
+    Features(features::Args),
     Plot(plot::Args),
     Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
@@ -118,6 +120,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             output.report(&report)?;
             requirements
         }
+        Verb::Features(args) => output.report(&features::run(args, &device, output)?),
         Verb::Plot(args) => output.report(&plot::run(args)?),
         Verb::Export(args) => {
             let (report, equal) = convert::export(args, output)?;
