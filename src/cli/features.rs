@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use lapidary::corpus::Kind;
-use lapidary::features::{read_labels, write_features, FeaturesConfig, FeaturesReport, Inputs};
+use lapidary::features::{read_labels, write_features, FeaturesReport, Inputs};
 use lapidary::host::LoadOptions;
 use lapidary::{artefact, Error, Progress, Result};
 
@@ -35,36 +35,36 @@ pub struct Args {
     /// Rows to look at, at most [default: all].
     #[arg(long, value_name = "N", value_parser = count)]
     pub n_tokens: Option<u64>,
-    /// Examples of the largest values, per latent.
-    #[arg(long, value_name = "N", default_value_t = 20, help_heading = "Examples")]
-    pub top: usize,
-    /// Bands of the active rows by value, each with examples of its own.
-    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Examples")]
-    pub bands: usize,
-    /// Examples per band.
-    #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Examples")]
-    pub per_band: usize,
-    /// Stretches of text at random, per latent.
-    #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Examples")]
-    pub random: usize,
-    /// Tokens shown before the chosen one.
-    #[arg(long, value_name = "N", default_value_t = 20, help_heading = "Examples")]
-    pub before: usize,
-    /// Tokens shown after it.
-    #[arg(long, value_name = "N", default_value_t = 11, help_heading = "Examples")]
-    pub after: usize,
-    /// Top and bottom output tokens, per latent.
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub logits: usize,
-    /// Nearest atoms and co-active latents, per latent.
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub neighbours: usize,
+    /// Examples of the largest values, per latent [default: 20].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Examples")]
+    pub top: Option<u64>,
+    /// Bands of the active rows by value, each with examples of its own [default: 5].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Examples")]
+    pub bands: Option<u64>,
+    /// Examples per band [default: 4].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Examples")]
+    pub per_band: Option<u64>,
+    /// Stretches of text at random, per latent [default: 4].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Examples")]
+    pub random: Option<u64>,
+    /// Tokens shown before the chosen one [default: 20].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Examples")]
+    pub before: Option<u64>,
+    /// Tokens shown after it [default: 11].
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Examples")]
+    pub after: Option<u64>,
+    /// Top and bottom output tokens, per latent [default: 10].
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub logits: Option<u64>,
+    /// Nearest atoms and co-active latents, per latent [default: 10].
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub neighbours: Option<u64>,
     /// Labels that win over those made here: a JSON object {\"12\": \"label\"}, or lines of latent, tab, label.
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
-    /// Seed of what is drawn at random.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// Seed of what is drawn at random [default: 0].
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub seed: Option<u64>,
     /// Folder for features.parquet, examples.parquet and features.json.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -106,19 +106,23 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<FeaturesRepo
             (Some(host), files.tokenizer(Kind::Tokens)?)
         }
     };
-    let config = FeaturesConfig {
-        n_tokens: args.n_tokens,
-        top: args.top,
-        bands: args.bands,
-        per_band: args.per_band,
-        random: args.random,
-        before: args.before,
-        after: args.after,
-        logits: args.logits,
-        neighbours: args.neighbours,
-        seed: args.seed,
-        ..FeaturesConfig::default()
-    };
+    let mut layers = args.reading.settings.layers()?;
+    let flags = [
+        ("n_tokens", args.n_tokens),
+        ("top", args.top),
+        ("bands", args.bands),
+        ("per_band", args.per_band),
+        ("random", args.random),
+        ("before", args.before),
+        ("after", args.after),
+        ("logits", args.logits),
+        ("neighbours", args.neighbours),
+        ("seed", args.seed),
+    ];
+    for (key, value) in flags {
+        layers.put_some(&format!("features.{key}"), value.map(|v| v as i64))?;
+    }
+    let config = layers.resolve()?.features;
     let folder = args.reading.dictionary.canonicalize().unwrap_or_else(|_| args.reading.dictionary.clone());
     let inputs = Inputs {
         dictionary: &dictionary,
