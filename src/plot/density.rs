@@ -1,6 +1,6 @@
 //! Histogram of firing densities on a log axis. Dead latents have no place on it: their number stands in the legend.
 
-use super::figure::{colour, dash, Axis, Entry, Figure, Panel, Scale, Series, Style};
+use super::figure::{colour, dash, Axis, Entry, Figure, Panel, Scale, Series, Style, Ticks};
 use super::{Chart, Densities, Run};
 use crate::score::{thousands, DENSE_ABOVE};
 
@@ -68,10 +68,10 @@ impl Chart for Density {
             label: "firing density (share of rows, log scale)".into(),
             scale: Scale::Log,
             range: (10f64.powf(f64::from(first) / PER_DECADE), 1.0),
-            marks: Vec::new(),
+            ticks: Ticks::Round,
         };
         let y =
-            Axis { label: "latents per bin (%)".into(), scale: Scale::Linear, range: (0.0, (1.12 * highest).max(1.0)), marks: Vec::new() };
+            Axis::linear("latents per bin (%)", (0.0, (1.12 * highest).max(1.0)));
         let guides = vec![(DENSE_ABOVE, "dense".to_string())];
         let rows = all[0].1.rows.filter(|rows| all.iter().all(|(_, d)| d.rows == Some(*rows)));
         let over = rows.map_or(String::new(), |rows| format!(" over {} scored rows", thousands(rows)));
@@ -80,7 +80,7 @@ impl Chart for Density {
         Some(Figure {
             title: "How often latents fire".into(),
             subtitle,
-            panels: vec![Panel { x, y, series, guides }],
+            panels: vec![Panel { guides, ..Panel::new(x, y, series) }],
             legend,
             size: (900, 540),
         })

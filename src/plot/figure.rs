@@ -31,6 +31,18 @@ pub enum Scale {
     Log,
 }
 
+/// Which values of an axis are marked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Ticks {
+    /// Round ones.
+    #[default]
+    Round,
+    /// These.
+    At(Vec<f64>),
+    /// These, under these names; no grid line, since what stands between names means nothing. Empty = an axis without units.
+    Named(Vec<(f64, String)>),
+}
+
 /// An axis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
@@ -40,11 +52,16 @@ pub struct Axis {
     pub scale: Scale,
     /// From, to; from < to, both positive on a log axis.
     pub range: (f64, f64),
-    /// Values to mark; empty = round ones.
-    pub marks: Vec<f64>,
+    /// What is marked.
+    pub ticks: Ticks,
 }
 
 impl Axis {
+    /// A linear axis of this range, with round marks.
+    pub fn linear(label: impl Into<String>, range: (f64, f64)) -> Self {
+        Self { label: label.into(), scale: Scale::Linear, range, ticks: Ticks::Round }
+    }
+
     /// An axis that holds all values with some room, log when they are positive and span more than a factor of `log_above`.
     /// Values that the scale cannot show are ignored.
     pub fn fitting(label: impl Into<String>, values: impl Iterator<Item = f64>, log_above: f64) -> Self {
@@ -70,7 +87,7 @@ impl Axis {
                 (floor, high + room)
             }
         };
-        Self { label: label.into(), scale, range, marks: Vec::new() }
+        Self { label: label.into(), scale, range, ticks: Ticks::Round }
     }
 
     /// Marks the values that occur (rounded) where these are few: the k of a sweep rather than 5, 10, 20.
@@ -79,7 +96,7 @@ impl Axis {
         marks.sort_by(f64::total_cmp);
         marks.dedup();
         if (2..=8).contains(&marks.len()) {
-            self.marks = marks;
+            self.ticks = Ticks::At(marks);
         }
         self
     }
@@ -95,12 +112,11 @@ impl Axis {
 
     /// Values to mark, with their labels.
     pub fn ticks(&self) -> Vec<(f64, String)> {
-        if !self.marks.is_empty() {
-            return self.marks.iter().map(|&v| (v, short(v, v))).collect();
-        }
-        match self.scale {
-            Scale::Linear => linear_ticks(self.range),
-            Scale::Log => log_ticks(self.range),
+        match (&self.ticks, self.scale) {
+            (Ticks::At(values), _) => values.iter().map(|&v| (v, short(v, v))).collect(),
+            (Ticks::Named(names), _) => names.clone(),
+            (Ticks::Round, Scale::Linear) => linear_ticks(self.range),
+            (Ticks::Round, Scale::Log) => log_ticks(self.range),
         }
     }
 }
@@ -200,6 +216,8 @@ pub enum Style {
     Points(Mark, f64),
     /// Level from each point to the next in x, and down to the axis at both ends: the outline of a histogram, filled faintly.
     Steps(Dash),
+    /// The polygon of these corners, filled at this opacity (0 to 1).
+    Fill(f64),
 }
 
 /// Points drawn in one way.
@@ -224,6 +242,30 @@ pub struct Panel {
     pub series: Vec<Series>,
     /// Vertical guides, with a short text each.
     pub guides: Vec<(f64, String)>,
+    /// Texts at points, the most important first: one that has no room beside those before it is left out.
+    pub labels: Vec<Label>,
+    /// Is a unit as long on one axis as on the other? The panel shrinks to make it so.
+    pub is_isometric: bool,
+}
+
+impl Panel {
+    /// Axes with series, and nothing else.
+    pub fn new(x: Axis, y: Axis, series: Vec<Series>) -> Self {
+        Self { x, y, series, guides: Vec::new(), labels: Vec::new(), is_isometric: false }
+    }
+}
+
+/// A text in a panel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Label {
+    /// Of what, in the units of the axes.
+    pub at: (f64, f64),
+    /// What it says.
+    pub text: String,
+    /// Stands in the middle of `at`; otherwise beside it.
+    pub is_centred: bool,
+    /// The width and height it must fit into, in the units of the axes.
+    pub room: Option<(f64, f64)>,
 }
 
 /// A line of the legend.
@@ -264,7 +306,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_few() {
-        let axis = |scale, range| Axis { label: String::new(), scale, range, marks: Vec::new() };
+        let axis = |scale, range| Axis { label: String::new(), scale, range, ticks: Ticks::Round };
         assert_eq!(labels(&axis(Scale::Linear, (0.0, 1_050_000.0))), ["0", "250k", "500k", "750k", "1M"]);
         assert_eq!(labels(&axis(Scale::Linear, (0.0, 0.31))), ["0", "0.1", "0.2", "0.3"]);
         assert_eq!(labels(&axis(Scale::Log, (3.6, 36.0))), ["5", "10", "20"]);

@@ -82,7 +82,7 @@ impl Chart for Frontier {
         Some(Figure {
             title: "Sparsity against reconstruction".into(),
             subtitle: format!("{over}a point per run, lines through the means over seeds; down and left is better"),
-            panels: vec![Panel { x, y, series, guides: Vec::new() }],
+            panels: vec![Panel::new(x, y, series)],
             legend,
             size: (900, 540),
         })

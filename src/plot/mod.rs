@@ -14,7 +14,7 @@ mod training;
 use std::path::{Path, PathBuf};
 
 pub use collect::{collect, Densities, Run};
-pub use figure::{Axis, Dash, Entry, Figure, Mark, Panel, Scale, Series, Style, GREY, PALETTE};
+pub use figure::{Axis, Dash, Entry, Figure, Label, Mark, Panel, Scale, Series, Style, Ticks, GREY, PALETTE};
 pub use render::draw;
 
 use crate::error::{Error, Result};
