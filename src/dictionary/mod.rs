@@ -18,6 +18,7 @@ mod fold;
 mod lint;
 mod power_diagram;
 mod row_norm;
+pub mod slice;
 
 use std::sync::{Arc, OnceLock};
 

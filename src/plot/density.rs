@@ -70,8 +70,7 @@ impl Chart for Density {
             range: (10f64.powf(f64::from(first) / PER_DECADE), 1.0),
             ticks: Ticks::Round,
         };
-        let y =
-            Axis::linear("latents per bin (%)", (0.0, (1.12 * highest).max(1.0)));
+        let y = Axis::linear("latents per bin (%)", (0.0, (1.12 * highest).max(1.0)));
         let guides = vec![(DENSE_ABOVE, "dense".to_string())];
         let rows = all[0].1.rows.filter(|rows| all.iter().all(|(_, d)| d.rows == Some(*rows)));
         let over = rows.map_or(String::new(), |rows| format!(" over {} scored rows", thousands(rows)));

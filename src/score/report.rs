@@ -264,7 +264,8 @@ mod tests {
     #[test]
     fn steps_have_a_table_of_their_own_and_come_back() {
         let of = |fvu: f64, l0: f64| -> Metrics { [("fvu".to_string(), fvu), ("l0".into(), l0)].into_iter().collect() };
-        let report = ScoreReport { steps: [("1".to_string(), of(0.5, 1.0)), ("12".into(), of(0.25, 11.5))].into_iter().collect(), ..sample() };
+        let report =
+            ScoreReport { steps: [("1".to_string(), of(0.5, 1.0)), ("12".into(), of(0.25, 11.5))].into_iter().collect(), ..sample() };
         let text = report.to_string();
         let lines: Vec<&str> = text.lines().skip(5).collect();
         assert_eq!(lines[0], "   steps       fvu        l0   the same pursuit, ended early");
