@@ -1,5 +1,6 @@
 //! Histogram of firing densities on a log axis. Dead latents have no place on it: their number stands in the legend.
 
+use super::collect::{by_setting, Setting};
 use super::figure::{colour, dash, Axis, Entry, Figure, Panel, Scale, Series, Style, Ticks};
 use super::{Chart, Densities, Run};
 use crate::score::{thousands, DENSE_ABOVE};
@@ -33,16 +34,10 @@ impl Chart for Density {
         let bins = -first;
         let bin = |v: f64| ((v.log10() * PER_DECADE + 1e-9).floor() as i32 - first).clamp(0, bins - 1) as usize;
         // Seeds of a setting are one curve: the share of their latents together.
-        let mut settings: Vec<(&str, Vec<&Densities>)> = Vec::new();
-        for (run, densities) in &all {
-            match settings.iter_mut().find(|s| s.0 == run.setting()) {
-                Some(setting) => setting.1.push(densities),
-                None => settings.push((run.setting(), vec![densities])),
-            }
-        }
+        let settings = by_setting(runs, |run| run.densities.as_ref().filter(|d| !d.values.is_empty()));
         let few = settings.len() <= FILLED;
         let (mut series, mut legend, mut highest) = (Vec::new(), Vec::new(), 0f64);
-        for (i, (setting, densities)) in settings.iter().enumerate() {
+        for (i, Setting { name, runs: densities }) in settings.iter().enumerate() {
             let values = || densities.iter().flat_map(|d| d.values.iter().copied());
             let (n, mut counts) = (values().count(), vec![0u64; bins as usize]);
             values().filter(|&v| v > 0.0).for_each(|v| counts[bin(v)] += 1);
@@ -57,10 +52,6 @@ impl Chart for Density {
             }
             series.push(Series { points, style, colour: colour(i) });
             let dead = values().filter(|&v| v <= 0.0).count();
-            let name = match &densities[..] {
-                [_] => all.iter().find(|(run, _)| run.setting() == *setting).map_or(*setting, |(run, _)| &run.name),
-                _ => setting,
-            };
             let note = format!(": {} of {} dead", thousands(dead as u64), thousands(n as u64));
             legend.push(Entry { label: name.to_string(), note, style: Some(style), colour: colour(i) });
         }

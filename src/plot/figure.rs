@@ -22,6 +22,11 @@ pub fn dash(i: usize) -> Dash {
     }
 }
 
+/// The mark of the i-th group.
+pub fn mark(i: usize) -> Mark {
+    [Mark::Disc, Mark::Square, Mark::Triangle, Mark::Diamond, Mark::Cross][i % 5]
+}
+
 /// How an axis maps values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
