@@ -138,22 +138,27 @@ fn linear_ticks((a, b): (f64, f64)) -> Vec<(f64, String)> {
 /// Powers of ten; with 2 and 5 between when there are few of them, with all digits when there is hardly one.
 fn log_ticks((a, b): (f64, f64)) -> Vec<(f64, String)> {
     let decades = (b / a).log10();
+    let inside = |v: f64| v >= a * 0.999_999 && v <= b * 1.000_001;
+    let exponents = a.log10().floor() as i32..=b.log10().ceil() as i32;
+    let count =
+        |digits: &[f64]| exponents.clone().flat_map(|e| digits.iter().map(move |d| d * 10f64.powi(e))).filter(|v| inside(*v)).count();
+    let coarse: &[f64] = &[1.0, 2.0, 5.0];
     let digits: &[f64] = if decades > 3.5 {
         &[1.0]
-    } else if decades > 0.8 {
-        &[1.0, 2.0, 5.0]
+    } else if decades > 0.8 && count(coarse) > 2 {
+        coarse
     } else {
         &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
     };
     let skip = (decades / 8.0).ceil().max(1.0) as i32;
     let mut ticks = Vec::new();
-    for exponent in a.log10().floor() as i32..=b.log10().ceil() as i32 {
+    for exponent in exponents.clone() {
         if digits.len() == 1 && exponent.rem_euclid(skip) != 0 {
             continue;
         }
         for digit in digits {
             let value = digit * 10f64.powi(exponent);
-            if value >= a * 0.999_999 && value <= b * 1.000_001 {
+            if inside(value) {
                 ticks.push((value, short(value, value)));
             }
         }
@@ -317,6 +322,7 @@ mod tests {
         assert_eq!(labels(&axis(Scale::Log, (3.6, 36.0))), ["5", "10", "20"]);
         assert_eq!(labels(&axis(Scale::Log, (1e-6, 1.0))), ["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1", "1"]);
         assert_eq!(labels(&axis(Scale::Log, (0.05, 0.4))), ["0.05", "0.1", "0.2"]);
+        assert_eq!(labels(&axis(Scale::Log, (0.021, 0.17))), ["0.03", "0.04", "0.05", "0.06", "0.08", "0.1", "0.15"]);
         for range in [(0.0, 1.0), (0.0, 37.0), (-3.0, 2.2), (0.017, 0.019), (1e7, 3e7)] {
             let n = axis(Scale::Linear, range).ticks().len();
             assert!((3..=7).contains(&n), "{range:?}: {n}");

@@ -61,7 +61,7 @@ impl Chart for RecoveryBars {
             let mut panel = Panel::new(
                 Axis {
                     ticks: Ticks::At(vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-                    ..Axis::linear("mean F1 on rows that chose nothing", (0.0, 1.16))
+                    ..Axis::linear("mean F1 over the concepts of a class (0 to 1)", (0.0, 1.16))
                 },
                 Axis { ticks: Ticks::Named(ticks.clone()), ..Axis::linear(*class, (-0.6, n - 0.4)) },
                 Vec::new(),

@@ -86,12 +86,11 @@ impl Frame {
         (self.left + x.place(p.0) * (self.right - self.left), self.bottom - y.place(p.1) * (self.bottom - self.top))
     }
 
-    /// The largest part, from the left and in the middle of the height, in which a unit of x is as long as one of y.
+    /// The largest part, from the top left, in which a unit of x is as long as one of y.
     fn isometric(self, x: &Axis, y: &Axis) -> Self {
         let (dx, dy) = (x.range.1 - x.range.0, y.range.1 - y.range.0);
         let unit = ((self.right - self.left) / dx).min((self.bottom - self.top) / dy);
-        let spare = 0.5 * ((self.bottom - self.top) - unit * dy);
-        Self { left: self.left, top: self.top + spare, right: self.left + unit * dx, bottom: self.bottom - spare }
+        Self { right: self.left + unit * dx, bottom: self.top + unit * dy, ..self }
     }
 
     /// A point held inside (a little outside, so that an edge stays hidden); not finite when `p` is not.
@@ -149,9 +148,10 @@ fn label(entry: &Entry, room: f64) -> String {
     format!("{name}{}", entry.note)
 }
 
-/// Middles of the labels that have room: in the order given, each where it lies inside the frame and on none before it.
-fn placed<'a>(labels: &'a [Label], x: &Axis, y: &Axis, frame: &Frame) -> Vec<(&'a str, (f64, f64))> {
-    let (h, gap) = (TICK * 1.25, 5.0);
+/// Labels that have room, with their middles and boxes (left, top, right, bottom): in the order given, each where it lies inside the frame
+/// and on none before it.
+fn placed<'a>(labels: &'a [Label], x: &Axis, y: &Axis, frame: &Frame) -> Vec<(&'a Label, (f64, f64), [f64; 4])> {
+    let (h, gap, apart) = (TICK * 1.25, 5.0, 4.0);
     let mut taken: Vec<[f64; 4]> = Vec::new();
     let mut placed = Vec::new();
     for label in labels {
@@ -174,12 +174,12 @@ fn placed<'a>(labels: &'a [Label], x: &Axis, y: &Axis, frame: &Frame) -> Vec<(&'
                 && b[1] > frame.top + 2.0
                 && b[2] < frame.right - 2.0
                 && b[3] < frame.bottom - 2.0
-                && taken.iter().all(|t| b[0] > t[2] || b[2] < t[0] || b[1] > t[3] || b[3] < t[1])
+                && taken.iter().all(|t| b[0] > t[2] + apart || b[2] < t[0] - apart || b[1] > t[3] || b[3] < t[1])
         };
         let free = boxes.into_iter().find(|(_, b)| is_free(b));
         if let Some((middle, around)) = free {
             taken.push(around);
-            placed.push((label.text.as_str(), middle));
+            placed.push((label, middle, around));
         }
     }
     placed
@@ -225,11 +225,16 @@ impl<B: DrawingBackend> Canvas<B> {
             right -= room + 14.0;
             self.legend(&figure.legend, right + 14.0, top, room, h - MARGIN)?;
         }
+        let is_bare = |axis: &Axis| axis.label.is_empty() && axis.ticks().is_empty();
         let labels = figure.panels.iter().flat_map(|p| p.y.ticks()).map(|(_, label)| width(&label, TICK, FontStyle::Normal));
-        let left = MARGIN + LABEL + 14.0 + labels.fold(20.0, f64::max);
+        let is_bare_y = figure.panels.iter().all(|p| is_bare(&p.y));
+        let left = if is_bare_y { MARGIN } else { MARGIN + LABEL + 14.0 + labels.fold(20.0, f64::max) };
         // Panels share one x axis: only the last one labels it.
         let gap = 16.0;
-        let foot = MARGIN + LABEL + 10.0 + TICK + 8.0;
+        let foot = match figure.panels.last() {
+            Some(last) if is_bare(&last.x) => MARGIN,
+            _ => MARGIN + LABEL + 10.0 + TICK + 8.0,
+        };
         let height = (h - top - foot - gap * (figure.panels.len() as f64 - 1.0)) / figure.panels.len() as f64;
         for (i, panel) in figure.panels.iter().enumerate() {
             let top = top + i as f64 * (height + gap);
@@ -280,8 +285,13 @@ impl<B: DrawingBackend> Canvas<B> {
         for series in &panel.series {
             self.series(series, x, y, &frame)?;
         }
-        for (text, at) in placed(&panel.labels, x, y, &frame) {
-            self.text(text, at, TICK, FontStyle::Normal, HPos::Center, VPos::Center)?;
+        for (label, at, [left, top, right, bottom]) in placed(&panel.labels, x, y, &frame) {
+            if !label.is_centred {
+                // What lies behind fades, or it would be read as a part of the letters.
+                let veil = Rectangle::new([px((left, top)), px((right, bottom))], WHITE.mix(0.7).filled());
+                self.area.draw(&veil)?;
+            }
+            self.text(&label.text, at, TICK, FontStyle::Normal, HPos::Center, VPos::Center)?;
         }
         let corners = [(frame.left, frame.top), (frame.right, frame.top), (frame.right, frame.bottom), (frame.left, frame.bottom)];
         self.path(&[corners[0], corners[1], corners[2], corners[3], corners[0]], stroke(FRAME, 1.0))?;
@@ -446,11 +456,11 @@ mod tests {
         fonts::register().unwrap();
         let axis = Axis::linear("", (0.0, 1.0));
         let frame = Frame { left: 0.0, top: 0.0, right: 200.0, bottom: 100.0 };
-        // At the left edge it goes right, at the right edge left; the third finds every side but one taken, the sixth all of them.
+        // At the left edge it goes right, at the right edge left; in the middle there is room for one at each side.
         let mut labels = vec![label((0.0, 0.5), "west"), label((1.0, 0.5), "east")];
         labels.extend((0..5).map(|i| label((0.5, 0.5), &format!("m{i}"))));
         let found = placed(&labels, &axis, &axis, &frame);
-        assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), ["west", "east", "m0", "m1", "m2", "m3"]);
+        assert_eq!(found.iter().map(|f| f.0.text.as_str()).collect::<Vec<_>>(), ["west", "east", "m0", "m1"]);
         assert!(found[0].1 .0 > 0.0 && found[1].1 .0 < 200.0);
         let tight = Label { room: Some((0.01, 1.0)), ..label((0.5, 0.5), "too wide") };
         assert!(placed(&[tight], &axis, &axis, &frame).is_empty());

@@ -58,7 +58,7 @@ impl Chart for SliceMap {
         let colours = coloured(all);
         // Tints say how many are active: the fewer, the lighter; none is white.
         let tint = |n: usize| if n == 0 { 0.0 } else { 0.12 + 0.43 * n as f64 / *k as f64 };
-        let width = if all.len() > 1500 { 0.5 } else { 1.0 };
+        let width = if all.len() > 300 { 0.5 } else { 1.0 };
         let mut series = Vec::new();
         for (cell, &c) in all.iter().zip(&colours) {
             series.push(Series {
@@ -96,7 +96,7 @@ impl Chart for SliceMap {
             style: Some(Style::Points(Mark::Cross, 5.0)),
             colour: (0, 0, 0),
         });
-        legend.push(Entry { label: "colours only part neighbours".into(), note: String::new(), style: None, colour: GREY });
+        legend.push(Entry { label: "colours tell neighbours apart".into(), note: String::new(), style: None, colour: GREY });
         Some(Figure {
             title: format!("Which {k} of {} latents are active", thousands(*d_sae as u64)),
             subtitle: format!("{}: {}", run.name, sliced.extent()),

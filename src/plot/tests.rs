@@ -148,7 +148,7 @@ fn same_runs_same_bytes() {
         assert_eq!(fs::read(a).unwrap(), fs::read(b).unwrap(), "{}", a.display());
     }
     let svg = fs::read_to_string(&first[0]).unwrap();
-    assert!(svg.starts_with("<svg width=\"900\" height=\"760\" viewBox=\"0 0 1800 1520\""), "{}", &svg[..80]);
+    assert!(svg.starts_with("<svg width=\"900\" height=\"640\" viewBox=\"0 0 1800 1280\""), "{}", &svg[..80]);
     assert_eq!(&fs::read(&first[1]).unwrap()[1..4], b"PNG");
 }
 

@@ -62,7 +62,7 @@ impl Chart for Training {
         if settings.len() == 1 {
             subtitle = format!("{}; {subtitle}", if logged.len() == 1 { &logged[0].0.name } else { settings[0] });
         }
-        Some(Figure { title: "Training".into(), subtitle, panels, legend, size: (900, 760) })
+        Some(Figure { title: "Training".into(), subtitle, panels, legend, size: (900, 640) })
     }
 }
 

@@ -101,8 +101,10 @@ impl Slice {
     /// A cell costs about `d_sae` times its corners; there can be of the order of `K d_sae` of them.
     pub fn cells(&self, half: f64, max_cells: usize) -> Cells {
         let mut queue = Queue { heap: BinaryHeap::new(), waiting: HashMap::new(), seen: HashMap::new() };
+        // Off the symmetric places, where lines like to meet.
+        let middle = (1.370_35e-6 * half, -2.706_71e-6 * half);
+        queue.push(self.active(middle.0, middle.1), middle);
         for i in 0..STARTS * STARTS {
-            // Off the symmetric places, where lines like to meet.
             let place = |i: usize, off: f64| half * ((2 * i + 1) as f64 / STARTS as f64 - 1.0 + off / STARTS as f64);
             let p = (place(i % STARTS, 0.137_035), place(i / STARTS, -0.270_671));
             queue.push(self.active(p.0, p.1), p);
