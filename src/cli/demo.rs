@@ -86,7 +86,7 @@ impl fmt::Display for Report {
         writeln!(f, "{:.0} s in all. Where everything is:", self.seconds)?;
         writeln!(f, "  {out}/shards              activations (Parquet), docs/shards.md")?;
         writeln!(f, "  {out}/sweep/*             dictionaries, logs, scores")?;
-        writeln!(f, "  {out}/plots               training curves, firing density, FVU against L0 (SVG and PNG)")?;
+        writeln!(f, "  {out}/plots               training curves, densities, FVU against L0, concept recovery (SVG and PNG)")?;
         writeln!(f, "  {out}/concepts.json       every concept under every representation")?;
         writeln!(f, "Try next:")?;
         writeln!(f, "  lapidary inspect fable")?;
@@ -147,7 +147,8 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
     };
     let concepts = concepts::recover(&sources, output)?;
     concepts.save(&out)?;
-    plot::run(&plot::Args { from: sweep, chart: Vec::new(), out: out.join("plots") })?;
+    plot::run(&plot::Args::new(sweep, &[], out.join("plots")))?;
+    plot::run(&plot::Args::new(out.clone(), &["recovery"], out.join("plots")))?;
     Ok(Report { out, dictionary, seconds: started.elapsed().as_secs_f64(), scores, concepts })
 }
 
