@@ -35,6 +35,9 @@ pub mod score;
 pub mod shard;
 pub mod train;
 
+// A text of one's own, looked into.
+pub mod trace;
+
 // Stages joined without files between.
 pub mod stream;
 

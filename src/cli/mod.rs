@@ -12,9 +12,11 @@ mod ingest;
 mod inspect;
 mod output;
 mod plot;
+mod prompt;
 mod score;
 mod settings;
 mod splice;
+mod trace;
 mod train;
 
 use std::process::ExitCode;
@@ -62,6 +64,7 @@ enum Verb {
     Encode(encode::Args),
     Score(score::Args),
     Plot(plot::Args),
+    Trace(Box<trace::Args>),
     Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
     Convert(convert::ConvertArgs),
@@ -119,6 +122,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             requirements
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
+        Verb::Trace(args) => output.report(&trace::run(args, &device, output)?),
         Verb::Export(args) => {
             let (report, equal) = convert::export(args, output)?;
             output.report(&report)?;

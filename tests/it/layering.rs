@@ -23,6 +23,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("stream", &["harvest", "train", "shard"]),
     ("encode", &["dictionary", "shard", "dist", "kernels"]),
     ("score", &["dictionary", "encode", "shard", "host", "corpus", "kernels"]),
+    ("trace", &["corpus", "host", "dictionary"]),
+    ("steer", &["trace", "corpus", "host", "dictionary"]),
     ("plot", &["score", "encode", "dictionary", "train"]),
     ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
     ("bench", &["corpus", "harvest", "shard", "sae", "train", "dictionary", "kernels"]),
