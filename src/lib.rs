@@ -35,7 +35,8 @@ pub mod score;
 pub mod shard;
 pub mod train;
 
-// A text of one's own, looked into.
+// A text of one's own, looked into and changed.
+pub mod steer;
 pub mod trace;
 
 // Stages joined without files between.

@@ -16,6 +16,7 @@ mod prompt;
 mod score;
 mod settings;
 mod splice;
+mod steer;
 mod trace;
 mod train;
 
@@ -65,6 +66,7 @@ enum Verb {
     Score(score::Args),
     Plot(plot::Args),
     Trace(Box<trace::Args>),
+    Steer(Box<steer::Args>),
     Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
     Convert(convert::ConvertArgs),
@@ -123,6 +125,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
         Verb::Trace(args) => output.report(&trace::run(args, &device, output)?),
+        Verb::Steer(args) => output.report(&steer::run(args, &device, output)?),
         Verb::Export(args) => {
             let (report, equal) = convert::export(args, output)?;
             output.report(&report)?;
