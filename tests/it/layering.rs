@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("trace", &["corpus", "host", "dictionary"]),
     ("steer", &["trace", "corpus", "host", "dictionary"]),
     ("plot", &["score", "encode", "dictionary", "train"]),
-    ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
+    ("claims", &["corpus", "host", "harvest", "steer", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
     ("bench", &["corpus", "harvest", "shard", "sae", "train", "dictionary", "kernels"]),
     ("formats", &["dictionary", "kernels", "shard"]),
     ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score", "kernels"]),
