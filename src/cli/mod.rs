@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod convert;
+mod dashboard;
 mod demo;
 mod encode;
 mod harvest;
@@ -62,6 +63,7 @@ enum Verb {
     Encode(encode::Args),
     Score(score::Args),
     Plot(plot::Args),
+    Dashboard(dashboard::Args),
     Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
     Convert(convert::ConvertArgs),
@@ -97,6 +99,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
     let on_cpu = match &cli.verb {
         Verb::Ingest(_) => Some("ingest"),
         Verb::Plot(_) => Some("plot"),
+        Verb::Dashboard(_) => Some("dashboard"),
         Verb::Export(_) => Some("export"),
         Verb::Import(_) => Some("import"),
         Verb::Convert(_) => Some("convert"),
@@ -119,6 +122,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             requirements
         }
         Verb::Plot(args) => output.report(&plot::run(args)?),
+        Verb::Dashboard(args) => output.report(&dashboard::run(args, output)?),
         Verb::Export(args) => {
             let (report, equal) = convert::export(args, output)?;
             output.report(&report)?;
