@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::corpus::CorpusConfig;
 use crate::error::{Error, Result};
+use crate::features::FeaturesConfig;
 use crate::harvest::HarvestConfig;
 use crate::kernels::KernelsConfig;
 use crate::sae::SaeConfig;
@@ -29,6 +30,8 @@ pub struct RunConfig {
     pub sae: SaeConfig,
     /// The training loop.
     pub train: TrainConfig,
+    /// How much a feature table holds.
+    pub features: FeaturesConfig,
     /// How things are computed; any verb, no effect on results.
     pub kernels: KernelsConfig,
 }

@@ -6,6 +6,7 @@ mod convert;
 mod dashboard;
 mod demo;
 mod encode;
+mod features;
 mod harvest;
 mod host;
 mod hub;
@@ -62,6 +63,7 @@ enum Verb {
     Train(Box<train::Args>),
     Encode(encode::Args),
     Score(score::Args),
+    Features(features::Args),
     Plot(plot::Args),
     Dashboard(dashboard::Args),
     Export(Box<convert::ExportArgs>),
@@ -121,6 +123,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
             output.report(&report)?;
             requirements
         }
+        Verb::Features(args) => output.report(&features::run(args, &device, output)?),
         Verb::Plot(args) => output.report(&plot::run(args)?),
         Verb::Dashboard(args) => output.report(&dashboard::run(args, output)?),
         Verb::Export(args) => {

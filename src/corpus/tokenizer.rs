@@ -31,6 +31,8 @@ pub struct Tokenizer {
     /// `add_bos_token` of tokenizer_config.json, which some classes obey over tokenizer.json.
     add_bos: Option<bool>,
     sha256: String,
+    /// A plain token, to decode others after.
+    anchor: Option<u32>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -113,7 +115,9 @@ impl Tokenizer {
             _ => special.extend(numbered("eos_token_id")),
         }
         let add_bos = config.get("add_bos_token").and_then(Value::as_bool);
-        Ok(Self { inner, bos, special, add_bos, sha256: hex(&Sha256::digest(json)) })
+        let plain = |id: &u32| !special.contains(id) && inner.decode(&[*id], false).is_ok_and(|t| !t.is_empty() && !t.contains('\u{FFFD}'));
+        let anchor = inner.encode_fast("a", false).ok().and_then(|e| e.get_ids().last().copied()).filter(plain);
+        Ok(Self { inner, bos, special, add_bos, sha256: hex(&Sha256::digest(json)), anchor })
     }
 
     /// Token ids of a text.
@@ -157,6 +161,23 @@ impl Tokenizer {
         self.inner
             .decode(ids, false)
             .map_err(|e| Error::request(format!("the tokenizer cannot decode: {e}"), "check that the ids belong to this tokenizer"))
+    }
+
+    /// What a token adds to a text: ` cat` for `Ġcat` and `▁cat`. A special token, and one that is no whole character, stands as the
+    /// vocabulary spells it; an unknown id as `⟨id⟩`.
+    pub fn text_of(&self, id: u32) -> String {
+        let spelled = || self.token(id).unwrap_or_else(|| format!("⟨{id}⟩"));
+        if self.is_special(id) {
+            return spelled();
+        }
+        // Decoders drop the space before a first token: so another stands before it.
+        let text = |ids: &[u32]| self.inner.decode(ids, false).ok();
+        let before = self.anchor.and_then(|a| Some((a, text(&[a])?)));
+        let own = match before {
+            Some((anchor, before)) => text(&[anchor, id]).and_then(|both| both.strip_prefix(&before).map(str::to_string)),
+            None => text(&[id]),
+        };
+        own.filter(|t| !t.is_empty() && !t.contains('\u{FFFD}')).unwrap_or_else(spelled)
     }
 
     /// A token as the vocabulary spells it.
@@ -234,6 +255,15 @@ mod tests {
         let told = tokenizer(false, r#"{"bos_token":"<s>","add_bos_token":true}"#);
         assert_eq!(told.encode("a", Bos::Tokenizer).unwrap(), [0, 2]);
         assert!(matches!(tokenizer(false, "{}").encode("a", Bos::Always), Err(Error::Config { .. })));
+    }
+
+    #[test]
+    fn a_token_has_the_text_it_adds() {
+        let t = tokenizer(true, "{}");
+        assert_eq!([t.text_of(3), t.text_of(0), t.text_of(99)], [" b", "<s>", "⟨99⟩"].map(String::from));
+        let fable = Tokenizer::fable().unwrap();
+        let ids = fable.encode("the cat", Bos::Never).unwrap();
+        assert_eq!(ids.iter().map(|&id| fable.text_of(id)).collect::<String>().trim(), "the cat");
     }
 
     #[test]

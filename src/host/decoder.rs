@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::family::Family;
 use super::layers::{Block, Linear, Norm, Ops, Rope};
 use super::rope::RopeSpec;
-use super::spec::Spec;
+use super::spec::{NormKind, Spec};
 use super::weights::{Part, Weights};
 use super::{HostInfo, HostModel, Tap, Tokens};
 use crate::error::{Error, Result};
@@ -267,6 +267,24 @@ impl HostModel for Decoder {
             logits = ops.softcap(&logits, cap)?;
         }
         Ok(Some(logits.reshape((b, t, self.spec.vocab_size))?))
+    }
+
+    fn logit_weights(&self, at: &HookPoint, directions: &Tensor) -> Result<Option<Tensor>> {
+        let expected = self.width(at)?;
+        let (_, got) = directions.dims2()?;
+        if got != expected {
+            let help = format!("{at} of this host is {expected} wide");
+            return Err(Error::Width { what: "the directions".into(), expected, got, help });
+        }
+        let x = directions.to_device(&self.device)?.to_dtype(DType::F32)?;
+        let weight = self.final_norm.weight.to_dtype(DType::F32)?;
+        let x = match at.site {
+            Site::AttnZ | Site::AttnRaw | Site::MlpPost | Site::MlpRaw => return Ok(None),
+            Site::LnFinal => x,
+            _ if self.spec.final_norm.kind == NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(1)?)?.broadcast_mul(&weight)?,
+            _ => x.broadcast_mul(&weight)?,
+        };
+        Ok(Some(self.ops.linear(&x.to_dtype(self.ops.activations())?.contiguous()?, &self.head)?.to_dtype(DType::F32)?))
     }
 
     fn hf_path(&self, at: &HookPoint) -> Option<String> {

@@ -156,6 +156,16 @@ pub trait HostModel: Send + Sync {
     /// When ids or mask do not fit the model, when the tap's last hook point does not exist, or when the tap fails.
     fn forward(&self, input: &Tokens, tap: &mut dyn Tap) -> Result<Option<Tensor>>;
 
+    /// Weight of directions `[m, width]` at `at` on each output token, `[m, vocab]`, f32: the path from the residual stream through the
+    /// final norm and the unembedding, with the norm's division left out (it depends on the row) and its centring and gain kept. `None`
+    /// where the activation at `at` is not added to the residual stream, or the host has no unembedding.
+    ///
+    /// # Errors
+    /// A hook point that does not exist, directions of another width.
+    fn logit_weights(&self, _at: &HookPoint, _directions: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// The Hugging Face module whose output `at` is, where there is one.
     fn hf_path(&self, at: &HookPoint) -> Option<String>;
 

@@ -125,6 +125,31 @@ pub fn latents(name: &str, codes: &Codes, task: &Task) -> Result<Recovery> {
     Ok(search(name, &Columns::from_codes(codes), task, |f| (f, false)))
 }
 
+/// The other way round: for each latent of `codes` the concept that it finds best on the selection rows, with its figures on the test
+/// rows. `None` for a latent that is active on no positive row; concepts with too few positives take no part.
+///
+/// # Errors
+/// As [`latents`].
+pub fn by_latent(codes: &Codes, task: &Task) -> Result<Vec<Option<ConceptScore>>> {
+    task.check(codes.n_rows())?;
+    let columns = Columns::from_codes(codes);
+    let least = task.min_positives.max(1);
+    let positives: Vec<[u64; 2]> =
+        (0..task.concepts.len()).map(|c| [task.positives(task.selection, c), task.positives(task.test, c)]).collect();
+    let admitted: Vec<bool> = positives.iter().map(|p| p[0] >= least && p[1] >= least).collect();
+    let in_test = sweep::membership(task.labels.len(), task.test);
+    let best = sweep::best_concepts(&columns, task.labels, task.selection, &admitted);
+    Ok(best
+        .into_iter()
+        .enumerate()
+        .map(|(column, found)| {
+            let (c, cut) = found?;
+            let test = columns.confusion(column as u32, &cut, |row| (in_test[row as usize], task.labels[row as usize] >> c & 1 == 1));
+            Some(task.judged(c, positives[c][1], &Found { feature: Some(column as u32), negated: false, cut, test }))
+        })
+        .collect())
+}
+
 /// Recovery by single dimensions of `x`: `[n, width]`, row-major, each read in both signs. This is the raw-neuron control.
 ///
 /// # Errors
@@ -213,18 +238,7 @@ impl Task<'_> {
                 let nothing = Confusion { hit: 0, called: 0 };
                 let found =
                     find(c).unwrap_or(Found { feature: None, negated: false, cut: Cut { f1: 0.0, threshold: f64::MAX }, test: nothing });
-                Some(ConceptScore {
-                    concept: self.concepts[c].name.clone(),
-                    class: self.concepts[c].class.clone(),
-                    positives,
-                    f1: found.test.f1(positives),
-                    precision: if found.test.called == 0 { 0.0 } else { found.test.hit as f64 / found.test.called as f64 },
-                    recall: found.test.hit as f64 / positives as f64,
-                    selection_f1: found.cut.f1,
-                    feature: found.feature,
-                    negated: found.negated,
-                    threshold: found.cut.threshold,
-                })
+                Some(self.judged(c, positives, &found))
             })
             .collect();
         let skipped = self.concepts.iter().zip(&scored).filter(|(_, s)| s.is_none()).map(|(c, _)| c.name.clone()).collect();
@@ -235,6 +249,22 @@ impl Task<'_> {
             }
         }
         Recovery { features: name.to_owned(), concepts: scored.into_iter().flatten().collect(), classes, skipped }
+    }
+
+    /// The figures of what was found for a concept with so many positive test rows.
+    fn judged(&self, c: usize, positives: u64, found: &Found) -> ConceptScore {
+        ConceptScore {
+            concept: self.concepts[c].name.clone(),
+            class: self.concepts[c].class.clone(),
+            positives,
+            f1: found.test.f1(positives),
+            precision: if found.test.called == 0 { 0.0 } else { found.test.hit as f64 / found.test.called as f64 },
+            recall: found.test.hit as f64 / positives as f64,
+            selection_f1: found.cut.f1,
+            feature: found.feature,
+            negated: found.negated,
+            threshold: found.cut.threshold,
+        }
     }
 
     fn summary(&self, class: &str, scored: &[Option<ConceptScore>]) -> ClassSummary {

@@ -27,7 +27,7 @@ pub mod planted;
 use candle_core::{Device, Tensor};
 
 pub use block::{Block, Moments, RowSums};
-pub use decoder::max_cosines;
+pub use decoder::{encoder_cosines, max_cosines};
 pub use latents::{LatentStats, DENSE_ABOVE, LATENTS_FILE};
 pub use report::{figure, thousands, Metrics, Ordered, ScoreReport, SCORE_FILE};
 pub use require::{Relation, Requirement};

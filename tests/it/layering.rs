@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
     ("bench", &["corpus", "harvest", "shard", "sae", "train", "dictionary", "kernels"]),
     ("formats", &["dictionary", "kernels", "shard", "features"]),
-    ("config", &["corpus", "host", "harvest", "shard", "sae", "train", "score", "kernels"]),
+    ("config", &["corpus", "host", "features", "harvest", "shard", "sae", "train", "score", "kernels"]),
     ("codes", &[]),
 ];
 

@@ -112,23 +112,8 @@ pub(super) fn membership(n: usize, rows: &[u32]) -> Vec<bool> {
 
 /// For each concept the column and cut with the best F1 on the selection rows; `None` where no column holds a positive row.
 pub(super) fn sweep_columns(columns: &Columns, labels: &[u128], selection: &[u32], n_concepts: usize) -> Vec<Option<(u32, Cut)>> {
-    let member = membership(labels.len(), selection);
-    let mut positives = vec![0u64; n_concepts];
-    for &row in selection {
-        bits(labels[row as usize]).filter(|&c| c < n_concepts).for_each(|c| positives[c] += 1);
-    }
-    let per_column: Vec<Vec<(u32, Cut)>> = (0..columns.len())
-        .into_par_iter()
-        .map(|column| {
-            let mut entries: Vec<_> = columns.entries(column).filter(|e| member[e.0 as usize]).collect();
-            // Rows break ties, so the order (though not the result) is fixed too.
-            entries.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            let sparse = matches!(columns, Columns::Sparse { .. });
-            sweep_one(&entries, labels, &positives, sparse)
-        })
-        .collect();
     let mut best: Vec<Option<(u32, Cut)>> = vec![None; n_concepts];
-    for (column, found) in per_column.into_iter().enumerate() {
+    for (column, found) in all_cuts(columns, labels, selection, n_concepts).into_iter().enumerate() {
         for (concept, cut) in found {
             let slot = &mut best[concept as usize];
             if slot.is_none_or(|(_, held)| cut.f1 > held.f1) {
@@ -137,6 +122,39 @@ pub(super) fn sweep_columns(columns: &Columns, labels: &[u128], selection: &[u32
         }
     }
     best
+}
+
+/// For each column the concept and cut with the best F1 on the selection rows, of those admitted; the first of equal ones.
+pub(super) fn best_concepts(columns: &Columns, labels: &[u128], selection: &[u32], admitted: &[bool]) -> Vec<Option<(usize, Cut)>> {
+    let best = |found: Vec<(u32, Cut)>| {
+        let mut best: Option<(usize, Cut)> = None;
+        for (concept, cut) in found.into_iter().filter(|f| admitted[f.0 as usize]) {
+            if best.is_none_or(|(_, held)| cut.f1 > held.f1) {
+                best = Some((concept as usize, cut));
+            }
+        }
+        best
+    };
+    all_cuts(columns, labels, selection, admitted.len()).into_iter().map(best).collect()
+}
+
+/// For each column, the best cut of every concept that has a positive row in it.
+fn all_cuts(columns: &Columns, labels: &[u128], selection: &[u32], n_concepts: usize) -> Vec<Vec<(u32, Cut)>> {
+    let member = membership(labels.len(), selection);
+    let mut positives = vec![0u64; n_concepts];
+    for &row in selection {
+        bits(labels[row as usize]).filter(|&c| c < n_concepts).for_each(|c| positives[c] += 1);
+    }
+    (0..columns.len())
+        .into_par_iter()
+        .map(|column| {
+            let mut entries: Vec<_> = columns.entries(column).filter(|e| member[e.0 as usize]).collect();
+            // Rows break ties, so the order (though not the result) is fixed too.
+            entries.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let sparse = matches!(columns, Columns::Sparse { .. });
+            sweep_one(&entries, labels, &positives, sparse)
+        })
+        .collect()
 }
 
 /// One column, sorted by value descending: the best cut for every concept that has a positive row in it.

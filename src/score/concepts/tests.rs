@@ -54,6 +54,22 @@ fn planted_latents_are_found() {
     assert_eq!(recovery.classes.iter().map(|c| c.class.as_str()).collect::<Vec<_>>(), ["early", "late"]);
 }
 
+/// The other direction: each latent's best concept is the one that was planted into it, with the same figures.
+#[test]
+fn latents_find_their_concepts() {
+    let (labels, codes) = planted(0.25);
+    let (selection, test) = splits();
+    let concepts = known(4);
+    let task = Task { concepts: &concepts, labels: &labels, selection: &selection, test: &test, min_positives: 20 };
+    let recovery = latents("codes", &codes, &task).unwrap();
+    let found = by_latent(&codes, &task).unwrap();
+    assert_eq!(found.len(), 12);
+    for score in &recovery.concepts {
+        assert_eq!(found[score.feature.unwrap() as usize].as_ref(), Some(score));
+    }
+    assert!(found[6..].iter().all(Option::is_none), "latents that are never active find nothing");
+}
+
 #[test]
 fn misses_lower_recall_as_they_should() {
     let (labels, codes) = planted(0.25);
