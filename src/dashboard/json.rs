@@ -17,6 +17,10 @@ impl Serialize for Num {
         if !self.0.is_finite() {
             return serializer.serialize_none();
         }
+        // A count is a count, however long.
+        if self.0.fract() == 0.0 && self.0.abs() < 1e15 {
+            return serializer.serialize_i64(self.0 as i64);
+        }
         // Through decimal text: the nearest double of the rounded number prints as the short form.
         let short: f64 = format!("{:.3e}", self.0).parse().unwrap_or(self.0);
         if short.fract() == 0.0 && short.abs() < 1e15 {
@@ -129,8 +133,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_whole_where_they_can() {
-        let text = embed(&[0.0, 1.0, -3.0, 0.123_456_7, 1.0 / 3.0, 1e-7, 12345.678, f64::NAN, f64::INFINITY].map(Num).to_vec());
-        assert_eq!(text, "[0,1,-3,0.1235,0.3333,1e-7,12350,null,null]");
+        let text = embed(&[0.0, 1.0, -3.0, 0.123_456_7, 1.0 / 3.0, 1e-7, 12345.678, 78619.0, f64::NAN, f64::INFINITY].map(Num).to_vec());
+        assert_eq!(text, "[0,1,-3,0.1235,0.3333,1e-7,12350,78619,null,null]");
         assert_eq!(embed(&Num::from(0.1f32)), "0.1");
     }
 

@@ -9,6 +9,21 @@ function go(to) {
   route();
 }
 
+/** Puts a page in place of the one before, with the layout that it needs. */
+function put(main, ...nodes) {
+  for (const watch of watching.splice(0)) watch.disconnect();
+  document.body.className = "on-" + view.page;
+  fill(main, nodes);
+}
+
+/** Draws again when the size of an element changes, while its page is shown. */
+const watching = [];
+function watch(node, draw) {
+  const observer = new ResizeObserver(draw);
+  observer.observe(node);
+  watching.push(observer);
+}
+
 function route() {
   readAddress();
   page = {};
@@ -18,9 +33,9 @@ function route() {
   for (const id of ["list", "atlas", "overview"]) {
     byId(`nav-${id}`).href = address(id);
     if (id === view.page) byId(`nav-${id}`).setAttribute("aria-current", "page");
+    else if (id === "list" && view.page === "latent") byId("nav-list").setAttribute("aria-current", "true");
     else byId(`nav-${id}`).removeAttribute("aria-current");
   }
-  document.body.className = view.page;
   const name = { list: "Latents", atlas: "Atlas", overview: "Overview", latent: `Latent ${view.latent}` }[view.page];
   document.title = `${name} · ${plain(index.title, 100)}`;
   if (view.page === "latent") latentPage(main, view.latent).then(() => say(nameOf(view.latent)));
@@ -120,9 +135,9 @@ document.addEventListener("keydown", (e) => {
   }
   const onLatent = view.page === "latent";
   const onButton = /^(A|BUTTON|SUMMARY)$/.test(e.target.tagName);
-  const go = Date.now() - afterG < 1500 && { l: "list", a: "atlas", o: "overview" }[e.key];
+  const target = Date.now() - afterG < 1500 && { l: "list", a: "atlas", o: "overview" }[e.key];
   afterG = e.key === "g" ? Date.now() : 0;
-  if (go) go(address(go));
+  if (target) go(address(target));
   else if (e.key === "/") {
     if (!byId("search")) {
       go(address("list"));

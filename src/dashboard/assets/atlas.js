@@ -2,7 +2,7 @@
 
 const CLASS_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "plus"];
-const camera = { x: 0.5, y: 0.5, scale: 0.92 };
+const camera = { x: 0.5, y: 0.5, scale: 0.9 };
 let atlasColour = memory.get("atlas") || "density";
 
 /** Outline of a shape around (0, 0), of about the same area each. */
@@ -54,7 +54,7 @@ function atlasPage(main) {
   const placeY = (i) => (camera.y - index.y[i]) * camera.scale * size.unit + size.h / 2;
   const radius = () => Math.max(2.2, Math.min(7, (index.n > 4000 ? 2.6 : index.n > 1500 ? 3.2 : 4.2) * Math.sqrt(camera.scale)));
 
-  const draw = () => {
+  const drawMap = () => {
     const style = getComputedStyle(document.documentElement);
     const dark = style.getPropertyValue("--dark").trim() === "1";
     const [ink, faint, ground] = ["--fg", "--line", "--bg"].map((v) => style.getPropertyValue(v).trim());
@@ -115,7 +115,11 @@ function atlasPage(main) {
       pen.stroke();
     }
     drawLegend(ramp);
-    drawList(order);
+  };
+
+  const draw = () => {
+    drawMap();
+    drawList(matches().order);
   };
 
   const drawLegend = (ramp) => {
@@ -148,15 +152,11 @@ function atlasPage(main) {
     }
   };
 
-  // Redrawn without the list, which must not change under the pointer.
+  // The list stays: it must not change under the pointer.
   const mark = (i) => {
     if (hovered === i) return;
     hovered = i;
-    const keep = [...nearby.childNodes];
-    const focused = document.activeElement;
-    draw();
-    nearby.replaceChildren(...keep);
-    if (focused && nearby.contains(focused)) focused.focus({ preventScroll: true });
+    drawMap();
   };
 
   const schedule = () => {
@@ -164,7 +164,7 @@ function atlasPage(main) {
     pending = requestAnimationFrame(draw);
   };
   const whole = () => {
-    Object.assign(camera, { x: 0.5, y: 0.5, scale: 0.92 });
+    Object.assign(camera, { x: 0.5, y: 0.5, scale: 0.9 });
     schedule();
   };
   const zoom = (by, px = size.w / 2, py = size.h / 2) => {
@@ -249,11 +249,11 @@ function atlasPage(main) {
     e.preventDefault();
     e.stopPropagation();
   });
-  canvas.addEventListener("focus", schedule);
-  canvas.addEventListener("blur", schedule);
+  canvas.addEventListener("focus", drawMap);
+  canvas.addEventListener("blur", drawMap);
 
   const bar = filterBar(draw);
-  fill(main, el("h1", { class: "unseen" }, "Atlas"), bar,
+  put(main, el("h1", { class: "unseen" }, "Atlas"), bar,
     el("div", { class: "atlas" },
       el("div", { class: "mapbox" }, canvas, tools, legend),
       el("section", { class: "mapside", "aria-labelledby": "nearby-title" }, el("h2", { id: "nearby-title" }, "At the centre"), nearby)));
@@ -263,6 +263,6 @@ function atlasPage(main) {
     const at = links.indexOf(document.activeElement);
     links[Math.max(0, Math.min(links.length - 1, at + by))]?.focus();
   };
-  new ResizeObserver(schedule).observe(canvas);
+  watch(canvas, schedule);
   refresh();
 }

@@ -32,7 +32,13 @@ function tokenNode(detail, context, at, max) {
   ].filter((line) => line !== null);
   if ([...text].length > LETTERS) node.full = text;
   // A line of the text ends here, on the page too.
-  return text.includes("\n") ? [node, el("br")] : [node];
+  if (text.includes("\n")) return [node, el("br")];
+  // The blank before a word stays off the coloured ground, so that neighbours are told apart and no ground hangs at a line's end.
+  if (value > 0 && !showSpaces && /^ +\S/.test(text)) {
+    node.firstChild.nodeValue = node.firstChild.nodeValue.replace(/^ +/, "");
+    return [" ", node];
+  }
+  return [node];
 }
 
 function contextNode(detail, context, max, number, group) {

@@ -50,7 +50,7 @@ function latentLink(i) {
 
 function neighboursCard(detail) {
   const { nearest, coactive } = detail.latent;
-  return el("section", { class: "card", "aria-labelledby": "near-title" },
+  return el("section", { class: "card late", "aria-labelledby": "near-title" },
     el("h2", { id: "near-title" }, "Neighbours"),
     nearest.length > 0 && el("table", { class: "links", id: "nearest" }, el("caption", {}, "Nearest atoms"),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Latent"), el("th", { scope: "col", class: "n", title: "Cosine of the two atoms" }, "cosine"))),
@@ -86,10 +86,10 @@ function commandsCard(i) {
     lines.push(["Its contexts as a table", `duckdb -c "select value, doc_id, position, array_to_string(tokens, '') as text from '${from}' where latent = ${i}"`]);
   }
   lines.push(["This page", location.href.split("#")[0] + `#/latent/${i}`]);
-  return el("section", { class: "card", "aria-labelledby": "next-title" }, el("h2", { id: "next-title" }, "To type next"),
+  return el("section", { class: "card late", "aria-labelledby": "next-title" }, el("h2", { id: "next-title" }, "To type next"),
     lines.map(([name, text]) => el("div", { class: "command" },
       el("div", { class: "spread" }, el("span", { class: "note" }, name), el("button", { type: "button", class: "copy", "aria-label": `Copy: ${name}`, click: (e) => copy(text, e.target) }, "Copy")),
-      el("code", {}, plain(text, 600)))));
+      el("code", {}, plain(text, 600).split(/(--[a-z]+)/).map((part) => (part.startsWith("--") ? el("span", {}, part) : part))))));
 }
 
 async function latentPage(main, i) {
@@ -115,13 +115,13 @@ async function latentPage(main, i) {
   try {
     detail = await detailOf(i);
   } catch (error) {
-    fill(main, head, el("p", { class: "pad", role: "alert" }, error.message));
+    put(main, head, el("p", { class: "pad", role: "alert" }, error.message));
     return;
   }
   if (view.page !== "latent" || view.latent !== i) return;
   const draw = () => {
     const top = window.scrollY;
-    fill(main, el("article", { class: "latent", "aria-labelledby": "latent-title" }, head,
+    put(main, el("article", { class: "latent", "aria-labelledby": "latent-title" }, head,
       el("div", { class: "columns" },
         el("div", { class: "side" }, statsCard(i, detail), conceptCard(i, detail), logitsCard(detail), neighboursCard(detail), commandsCard(i)),
         contextsOf(detail, i, draw))));

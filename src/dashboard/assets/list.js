@@ -8,7 +8,7 @@ let selected = null;
 let listTop = 0;
 
 function listPage(main) {
-  const spaceAbove = el("tr", { class: "space", "aria-hidden": "true" }, el("td", { colspan: COLUMNS.length + 1 }));
+  const spaceAbove = el("tr", { class: "space", "aria-hidden": "true" }, el("td"));
   const spaceBelow = spaceAbove.cloneNode(true);
   const body = el("tbody");
   const heads = COLUMNS.map((c) => el("th", { scope: "col", class: `c-${c.id}` + (c.wide ? " wide" : ""), "data-column": c.id },
@@ -40,7 +40,7 @@ function listPage(main) {
 
   const draw = (force) => {
     const { order } = matches();
-    const height = scroller.clientHeight || 600;
+    const height = Math.min(scroller.clientHeight || 600, 4000);
     const from = Math.max(0, Math.floor(scroller.scrollTop / ROW) - SPARE);
     const to = Math.min(order.length, Math.ceil((scroller.scrollTop + height) / ROW) + SPARE);
     if (!force && drawn.from === from && drawn.to === to && drawn.order === order) return;
@@ -82,8 +82,8 @@ function listPage(main) {
     if (known.order !== drawn.order && drawn.order) scroller.scrollTop = 0;
     show();
   });
-  fill(main, el("h1", { class: "unseen" }, "Latents"), bar, scroller);
-  new ResizeObserver(() => draw(false)).observe(scroller);
+  put(main, el("h1", { class: "unseen" }, "Latents"), bar, scroller);
+  watch(scroller, () => draw(false));
 
   // Selected by the keyboard, whether its row exists or not.
   page.move = (step) => {

@@ -37,23 +37,27 @@ function conceptsCard() {
   });
   return el("section", { class: "card", "aria-labelledby": "classes-title" },
     el("h2", { id: "classes-title" }, "Known concepts"),
-    el("table", { class: "small" },
+    el("table", { class: "small rows" },
       el("thead", {}, el("tr", {}, ["Class", "Latents whose best concept is of it", "Concepts found", "with F1 ≥ 0.7"].map((t) => el("th", { scope: "col" }, t)))),
       el("tbody", {}, rows.map(([name, ...n]) => el("tr", {}, el("th", { scope: "row" }, el("a", { href: "#/?" + new URLSearchParams({ class: name, sort: "-f1" }) }, plain(name, 40))), n.map((x) => el("td", { class: "n" }, figure(x))))))));
 }
+
+/** What most people look for first; the table has all. */
+const KEY_FIGURES = { fvu: "FVU (0 is perfect)", l0: "L0, latents per row", dead_fraction: "Dead", dense_fraction: "Dense", ce_loss_score: "CE recovered", enc_dec_cosine: "Enc·dec cosine" };
 
 function scoresCard() {
   const scores = index.overview.scores;
   if (!scores) return el("section", { class: "card" }, el("h2", {}, "Scores"), el("p", { class: "note" }, "None were given: run `lapidary score`, then `lapidary dashboard` with --dictionary."));
   return el("section", { class: "card", "aria-labelledby": "scores-title" },
     el("h2", { id: "scores-title" }, "Scores"),
-    el("p", { class: "note" }, `${figure(scores.rows)} rows of the ${plain(scores.split, 30)} split. What a figure means: its formula, last column.`),
+    el("p", { class: "note" }, `${figure(scores.rows)} rows of the ${plain(scores.split, 30)} split. What a figure means: its formula, in the last column or over its name.`),
+    el("dl", { class: "key-figures" }, scores.lines.filter(([id]) => KEY_FIGURES[id]).map(([id, , formula, , value]) => stat(KEY_FIGURES[id], figure(value), formula))),
     el("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": "Scores" }, el("table", { class: "scores" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metric"), el("th", { scope: "col", class: "n" }, "Dictionary"),
-        scores.beside.map((name) => el("th", { scope: "col", class: "n" }, plain(name, 40))), el("th", { scope: "col" }, "Unit"), el("th", { scope: "col" }, "Definition"))),
+        scores.beside.map((name) => el("th", { scope: "col", class: "n" }, plain(name, 40))), el("th", { scope: "col", class: "unit" }, "Unit"), el("th", { scope: "col", class: "formula" }, "Definition"))),
       el("tbody", {}, scores.lines.map(([id, unit, formula, whose, value, others]) => el("tr", {},
-        el("th", { scope: "row" }, plain(id, 60)), el("td", { class: "n" }, el("strong", {}, figure(value))), others.map((v) => el("td", { class: "n" }, figure(v))),
-        el("td", {}, plain(unit, 40)), el("td", { class: "formula" }, plain(formula, 300), whose ? el("span", { class: "note" }, ` (${plain(whose, 60)})`) : null)))))));
+        el("th", { scope: "row", tip: [plain(formula, 300), plain(unit, 40)] }, plain(id, 60)), el("td", { class: "n" }, el("strong", {}, figure(value))), others.map((v) => el("td", { class: "n" }, figure(v))),
+        el("td", { class: "unit" }, plain(unit, 40)), el("td", { class: "formula" }, plain(formula, 300), whose ? el("span", { class: "note" }, ` (${plain(whose, 60)})`) : null)))))));
 }
 
 function curvesCard() {
@@ -66,7 +70,7 @@ function curvesCard() {
 function overviewPage(main) {
   const sections = index.overview.sections.map(([name, lines]) => el("section", { class: "card provenance" }, el("h2", {}, name),
     el("dl", {}, lines.map(([key, value]) => [el("dt", {}, plain(key, 120)), el("dd", {}, labelled(value, 200))]))));
-  fill(main, el("div", { class: "overview" }, el("h1", {}, "Overview"),
+  put(main, el("div", { class: "overview" }, el("h1", {}, "Overview"),
     el("div", { class: "masonry" }, countsCard(), curvesCard(), conceptsCard()), scoresCard(), el("h2", { class: "part" }, "Where it comes from"), el("div", { class: "masonry" }, sections)));
   for (const id of ["list", "atlas", "overview"]) byId(`nav-${id}`).href = address(id);
 }
