@@ -13,9 +13,12 @@ mod ingest;
 mod inspect;
 mod output;
 mod plot;
+mod prompt;
 mod score;
 mod settings;
 mod splice;
+mod steer;
+mod trace;
 mod train;
 
 use std::process::ExitCode;
@@ -64,6 +67,8 @@ enum Verb {
     Score(score::Args),
     Features(features::Args),
     Plot(plot::Args),
+    Trace(Box<trace::Args>),
+    Steer(Box<steer::Args>),
     Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
     Convert(convert::ConvertArgs),
@@ -122,6 +127,8 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         }
         Verb::Features(args) => output.report(&features::run(args, &device, output)?),
         Verb::Plot(args) => output.report(&plot::run(args)?),
+        Verb::Trace(args) => output.report(&trace::run(args, &device, output)?),
+        Verb::Steer(args) => output.report(&steer::run(args, &device, output)?),
         Verb::Export(args) => {
             let (report, equal) = convert::export(args, output)?;
             output.report(&report)?;

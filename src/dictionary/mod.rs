@@ -349,6 +349,28 @@ impl Dictionary {
         }
     }
 
+    /// What codes add to a reconstruction, `[n, d_out]`, f32: the decoder's linear part, through the norm per row of `x` and the input
+    /// transform's scale. So `decode(a, x) - decode(b, x)` without the rounding; values may be negative.
+    ///
+    /// # Errors
+    /// Codes of another dictionary; a norm per row without `x`.
+    pub fn contribution(&self, codes: &Codes, x: Option<&Tensor>) -> Result<Tensor> {
+        if let Some(there) = &self.elsewhere {
+            let moved = x.map(|x| x.to_device(there.device())).transpose()?;
+            return Ok(there.contribution(codes, moved.as_ref())?.to_device(x.map_or(&Device::Cpu, Tensor::device))?);
+        }
+        let mut y = kernels::decode_codes(codes, &self.coder.w_dec, None)?;
+        if let Some(norm) = self.row_norm {
+            let x =
+                x.ok_or_else(|| Error::request("a dictionary that norms its rows decodes from codes and input", "pass the input too"))?;
+            y = y.broadcast_mul(&norm.apply(&self.transformed(x)?)?.scale)?;
+        }
+        match &self.input_transform {
+            None => Ok(y),
+            Some(t) => Ok((y * (1.0 / t.scale))?),
+        }
+    }
+
     /// Codes and reconstruction of `x` in one go.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("encode", &["dictionary", "shard", "dist", "kernels"]),
     ("features", &["corpus", "dictionary", "encode", "host", "kernels", "score", "shard"]),
     ("score", &["dictionary", "encode", "shard", "host", "corpus", "kernels"]),
+    ("trace", &["corpus", "host", "dictionary"]),
+    ("steer", &["trace", "corpus", "host", "dictionary"]),
     ("plot", &["score", "encode", "dictionary", "train", "features"]),
     ("dashboard", &["features", "score", "dictionary"]),
     ("claims", &["corpus", "shard", "sae", "train", "dictionary", "score", "kernels", "plot"]),
