@@ -22,6 +22,7 @@ mod row_norm;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor, TensorId};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::codes::Codes;
@@ -416,6 +417,15 @@ impl Dictionary {
         let widths = self.provenance.notes.get("prefixes").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
         let widths = widths.iter().filter_map(|m| usize::try_from(m.as_u64()?).ok());
         widths.filter(|m| (1..self.d_sae()).contains(m)).collect()
+    }
+
+    /// The atoms, `[d_sae, d_out]`, f32, for analysis with ndarray.
+    ///
+    /// # Errors
+    /// When the tensor cannot be read.
+    pub fn atoms(&self) -> Result<Array2<f32>> {
+        let values = self.coder.w_dec.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Array2::from_shape_vec((self.d_sae(), self.d_out()), values).expect("a tensor has as many values as its shape says"))
     }
 
     /// Norm of each atom, `[d_sae]`.

@@ -8,6 +8,7 @@ mod density;
 mod figure;
 mod fonts;
 mod frontier;
+mod lines;
 mod render;
 mod training;
 
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use collect::{collect, Densities, Run};
 pub use figure::{Axis, Dash, Entry, Figure, Mark, Panel, Scale, Series, Style, GREY, PALETTE};
-pub use render::draw;
+pub use render::{draw, svg};
 
 use crate::error::{Error, Result};
 
@@ -45,6 +46,22 @@ pub fn chart(id: &str) -> Result<&'static dyn Chart> {
     })
 }
 
+/// The chart `id` of `runs`, drawn by whoever asks for it.
+///
+/// # Errors
+/// An unknown id; runs without the data that it shows.
+pub fn figure(id: &str, runs: &[Run]) -> Result<Figure> {
+    let chart = chart(id)?;
+    chart.figure(runs).ok_or_else(|| nothing_for(chart, runs))
+}
+
+fn nothing_for(chart: &dyn Chart, runs: &[Run]) -> Error {
+    Error::request(
+        format!("{} runs, and none has what the chart `{}` shows ({})", runs.len(), chart.id(), chart.title()),
+        "train or score them first, or point to the folder that holds the runs",
+    )
+}
+
 /// Draws charts as `out/<id>.svg` and `out/<id>.png` and returns the paths. `ids` empty = all that the runs have data for.
 ///
 /// # Errors
@@ -56,12 +73,7 @@ pub fn draw_all(runs: &[Run], ids: &[String], out: &Path) -> Result<Vec<PathBuf>
         match chart.figure(runs) {
             Some(figure) => figures.push((chart.id(), figure)),
             None if ids.is_empty() => {}
-            None => {
-                return Err(Error::request(
-                    format!("{} runs, and none has what the chart `{}` shows ({})", runs.len(), chart.id(), chart.title()),
-                    "train or score them first, or point to the folder that holds the runs",
-                ))
-            }
+            None => return Err(nothing_for(chart, runs)),
         }
     }
     if figures.is_empty() {

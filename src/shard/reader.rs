@@ -150,6 +150,28 @@ impl Shards {
         Ok(Scan { receiver })
     }
 
+    /// The first `n` rows of a column in file order, fewer where there are no more. For looking at and analysis in memory.
+    ///
+    /// # Errors
+    /// When there is no such column; damaged files.
+    pub fn first_rows(&self, column: &str, split: Option<Split>, n: usize) -> Result<Batch> {
+        let width = self.width(column)?;
+        let mut first = Batch::default();
+        for batch in self.scan(column, split)? {
+            let batch = batch?;
+            let take = batch.n.min(n - first.n);
+            first.n += take;
+            first.x.extend_from_slice(&batch.x[..take * width]);
+            first.doc_id.extend_from_slice(&batch.doc_id[..take]);
+            first.position.extend_from_slice(&batch.position[..take]);
+            first.token_id.extend_from_slice(&batch.token_id[..take.min(batch.token_id.len())]);
+            if first.n == n {
+                break;
+            }
+        }
+        Ok(first)
+    }
+
     /// Endless shuffled rows of a column: see [`Shuffled`].
     ///
     /// # Errors
