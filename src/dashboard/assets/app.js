@@ -161,3 +161,5 @@ byId("title").textContent = plain(index.title, 100);
 setTheme(THEMES.includes(memory.get("theme")) ? memory.get("theme") : "auto");
 window.addEventListener("hashchange", route);
 route();
+// The first search need not wait for this.
+(window.requestIdleCallback || setTimeout)(() => searchable());

@@ -85,6 +85,9 @@ function atlasPage(main) {
       pen.fillStyle = atlasColour === "class" ? (inClass ? CLASS_COLOURS[index.classes[i] % CLASS_COLOURS.length] : faint) : ramp(t);
       pen.fill();
     };
+    // Names appear once there is room for them.
+    const inView = order.filter((i) => Math.abs(placeX(i) - size.w / 2) < size.w / 2 && Math.abs(placeY(i) - size.h / 2) < size.h / 2);
+    const named = inView.length <= 70 ? inView.filter((i) => labelOf(i) !== null) : [];
     pen.lineWidth = 1;
     if (!all) {
       pen.fillStyle = faint;
@@ -95,6 +98,17 @@ function atlasPage(main) {
     }
     if (atlasColour === "class") for (const i of order) if (index.classes[i] < 0) point(i);
     for (const i of order) if (!(atlasColour === "class" && index.classes[i] < 0)) point(i);
+    pen.font = "12px " + getComputedStyle(document.body).fontFamily;
+    pen.direction = "ltr";
+    pen.lineJoin = "round";
+    for (const i of named) {
+      const name = plain(cutTo(labelOf(i), 24));
+      pen.strokeStyle = ground;
+      pen.lineWidth = 3;
+      pen.strokeText(name, placeX(i) + r + 3, placeY(i) + 4);
+      pen.fillStyle = ink;
+      pen.fillText(name, placeX(i) + r + 3, placeY(i) + 4);
+    }
     if (document.activeElement === canvas) {
       pen.strokeStyle = ink;
       pen.beginPath();

@@ -28,7 +28,8 @@ function listPage(main) {
       if (c.id === "latent") return el("th", { scope: "row", class: "c-latent" }, link);
       if (c.id === "label") return el("td", { class: "c-label" }, label === null ? el("span", { class: "none" }, "no label") : labelled(label), marks);
       const text = c.show ? c.show(i) : figure(c.value(i), 3);
-      return el("td", { class: `c-${c.id} n` + (c.wide ? " wide" : "") }, text);
+      const concept = c.id === "f1" && conceptOf(i) !== null ? [["best concept: ", labelled(conceptOf(i), 80)], `${classOf(i) === null ? "" : plain(classOf(i), 40) + " · "}F1 ${text}`] : null;
+      return el("td", { class: `c-${c.id} n` + (c.wide ? " wide" : ""), tip: concept }, text);
     });
     cells.splice(2, 0, el("td", { class: "c-tokens wide" }, index.peaks[i].map((p) => [chip(tokenText(p)), " "])));
     return el("tr", { "aria-rowindex": rank + 2, class: i === selected ? "selected" : null, click: (e) => {
