@@ -37,6 +37,10 @@ pub mod score;
 pub mod shard;
 pub mod train;
 
+// A text of one's own, looked into and changed.
+pub mod steer;
+pub mod trace;
+
 // Stages joined without files between.
 pub mod stream;
 

@@ -14,9 +14,12 @@ mod ingest;
 mod inspect;
 mod output;
 mod plot;
+mod prompt;
 mod score;
 mod settings;
 mod splice;
+mod steer;
+mod trace;
 mod train;
 
 use std::process::ExitCode;
@@ -65,6 +68,8 @@ enum Verb {
     Score(score::Args),
     Features(features::Args),
     Plot(plot::Args),
+    Trace(Box<trace::Args>),
+    Steer(Box<steer::Args>),
     Dashboard(dashboard::Args),
     Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
@@ -125,6 +130,8 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         }
         Verb::Features(args) => output.report(&features::run(args, &device, output)?),
         Verb::Plot(args) => output.report(&plot::run(args)?),
+        Verb::Trace(args) => output.report(&trace::run(args, &device, output)?),
+        Verb::Steer(args) => output.report(&steer::run(args, &device, output)?),
         Verb::Dashboard(args) => output.report(&dashboard::run(args, output)?),
         Verb::Export(args) => {
             let (report, equal) = convert::export(args, output)?;

@@ -7,13 +7,23 @@ let selected = null;
 /** Where the first screen of the list is kept while a latent is open. */
 let listTop = 0;
 
+/** The strongest context, cut around its peak. */
+function snippet(i) {
+  const parts = index.snippets[i];
+  if (!parts) return null;
+  const [before, peak, after] = parts;
+  const lead = /^ */.exec(peak)[0];
+  return el("div", { class: "snippet" }, el("bdi", { class: "before" }, el("bdi", {}, visible(before + lead))), el("bdi", { class: "token active peak" }, visible(peak.slice(lead.length) || peak)),
+    el("bdi", { class: "after" }, visible(after)));
+}
+
 function listPage(main) {
   const spaceAbove = el("tr", { class: "space", "aria-hidden": "true" }, el("td"));
   const spaceBelow = spaceAbove.cloneNode(true);
   const body = el("tbody");
   const heads = COLUMNS.map((c) => el("th", { scope: "col", class: `c-${c.id}` + (c.wide ? " wide" : ""), "data-column": c.id },
     el("button", { type: "button", title: c.about, click: () => sortBy(c) }, c.name, el("span", { class: "arrow", "aria-hidden": "true" }))));
-  heads.splice(2, 0, el("th", { scope: "col", class: "c-tokens wide" }, el("span", {}, "Tokens at its peaks")));
+  heads.splice(2, 0, el("th", { scope: "col", class: "c-tokens wide" }, el("span", {}, "Where it is strongest")));
   const table = el("table", { class: "latents", "aria-label": "Latents" }, el("thead", {}, el("tr", { "aria-rowindex": 1 }, heads)), body);
   const empty = el("p", { class: "pad", hidden: true }, "No latent passes. ",
     el("button", { type: "button", click: () => byId("clear").click() }, "Clear search and filters"));
@@ -31,7 +41,7 @@ function listPage(main) {
       const concept = c.id === "f1" && conceptOf(i) !== null ? [["best concept: ", labelled(conceptOf(i), 80)], `${classOf(i) === null ? "" : plain(classOf(i), 40) + " · "}F1 ${text}`] : null;
       return el("td", { class: `c-${c.id} n` + (c.wide ? " wide" : ""), tip: concept }, text);
     });
-    cells.splice(2, 0, el("td", { class: "c-tokens wide" }, index.peaks[i].map((p) => [chip(tokenText(p)), " "])));
+    cells.splice(2, 0, el("td", { class: "c-tokens wide" }, snippet(i)));
     return el("tr", { "aria-rowindex": rank + 2, class: i === selected ? "selected" : null, click: (e) => {
       // A row is as large a target as its link; selections of text and the link itself are left alone.
       if (e.target.closest("a") || String(getSelection())) return;

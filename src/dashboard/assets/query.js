@@ -36,7 +36,7 @@ const COLUMNS = [
   { id: "mean", name: "Mean", value: (i) => index.mean[i], falls: true, wide: true, about: "Mean value over the rows on which it is active" },
   { id: "f1", name: "F1", value: (i) => index.f1[i], falls: true, wide: true, about: "F1 of the known concept that it finds best, on rows that chose neither" },
   { id: "cos", name: "Enc·dec", value: (i) => index.cos[i], falls: true, wide: true, about: "Cosine of encoder row and atom" },
-];
+].filter((c) => c.id !== "f1" || index.class_names.length > 0);
 
 let haystacks = null;
 
@@ -48,7 +48,8 @@ function searchable() {
     const label = (labelOf(i) || "").toLowerCase();
     const concept = `${conceptOf(i) || ""} ${classOf(i) || ""}`.toLowerCase();
     const token = [...index.peaks[i], ...index.raised[i]].map((p) => tokens[p]).join("\n");
-    return { label, concept, token, any: `${label}\n${concept}\n${token}` };
+    const text = (index.snippets[i] || []).join("").toLowerCase();
+    return { label, concept, token, any: `${label}\n${concept}\n${token}\n${text}` };
   });
   return haystacks;
 }
