@@ -96,16 +96,20 @@ function listPage(main) {
   put(main, el("h1", { class: "unseen" }, "Latents"), bar, scroller);
   watch(scroller, () => draw(false));
 
+  const bringIn = (rank) => {
+    const top = rank * ROW;
+    const room = scroller.clientHeight - table.tHead.offsetHeight - ROW;
+    if (top < scroller.scrollTop) scroller.scrollTop = top;
+    else if (top > scroller.scrollTop + room) scroller.scrollTop = top - room;
+  };
+
   // Selected by the keyboard, whether its row exists or not.
   page.move = (step) => {
     const { order, place } = matches();
     if (!order.length) return;
     const rank = Math.min(order.length - 1, Math.max(0, (place.get(selected) ?? -1) + step));
     selected = order[rank];
-    const top = rank * ROW;
-    const head = table.tHead.offsetHeight;
-    if (top < scroller.scrollTop) scroller.scrollTop = top;
-    else if (top + ROW + head > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + ROW + head - scroller.clientHeight;
+    bringIn(rank);
     draw(true);
     body.querySelector(`a[data-latent="${selected}"]`)?.focus({ preventScroll: true });
   };
@@ -114,5 +118,6 @@ function listPage(main) {
   };
   refresh();
   scroller.scrollTop = listTop;
+  bringIn(matches().place.get(selected) ?? 0);
   draw(true);
 }
