@@ -1,7 +1,7 @@
 // The list: a table whose rows exist only where they are seen.
 
 const ROW = 36;
-const SPARE = 8;
+const SPARE = 5;
 let selected = null;
 
 /** Where the first screen of the list is kept while a latent is open. */
