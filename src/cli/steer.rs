@@ -94,7 +94,7 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
     for text in &opened.texts {
         let prompt = Prompt::new(text, opened.host.info(), &opened.tokenizer, opened.reading)?;
         let (host, tokenizer) = (opened.host.as_ref(), &opened.tokenizer);
-        texts.push(steer(host, tokenizer, &opened.at, &opened.dictionary, &prompt, opened.reading, &config, output)?);
+        texts.push(steer(host, tokenizer, &opened.at, &opened.dictionary, &prompt, &config, output)?);
     }
     let labels = args.latent.iter().map(|e| opened.label(e.latent).map(str::to_string)).collect();
     Ok(Report { texts, labels })

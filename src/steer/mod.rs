@@ -19,7 +19,7 @@ use crate::hook::HookPoint;
 use crate::host::{HostModel, NoTap, Tap, Tokens};
 use crate::progress::Progress;
 use crate::rng::Rng;
-use crate::trace::{mask, spelled, Prompt, Reading};
+use crate::trace::{mask, spelled, Prompt};
 
 pub use edit::{Change, Edit};
 pub use sampling::Sampling;
@@ -154,7 +154,6 @@ struct Stage<'a> {
     at: HookPoint,
     dictionary: &'a Dictionary,
     prompt: &'a Prompt,
-    reading: Reading,
     config: &'a SteerConfig,
 }
 
@@ -169,7 +168,6 @@ pub fn steer(
     at: &HookPoint,
     dictionary: &Dictionary,
     prompt: &Prompt,
-    reading: Reading,
     config: &SteerConfig,
     progress: &dyn Progress,
 ) -> Result<Steered> {
@@ -178,7 +176,7 @@ pub fn steer(
     if config.edits.is_empty() {
         return Err(Error::request("nothing is to be changed", "name a latent and what to do to it, as in 12=+8"));
     }
-    let stage = Stage { host, tokenizer, at: *at, dictionary, prompt, reading, config };
+    let stage = Stage { host, tokenizer, at: *at, dictionary, prompt, config };
     let ids = std::slice::from_ref(&prompt.ids);
     let (before, after) = (stage.last_logits(ids, false)?.remove(0), stage.last_logits(ids, true)?.remove(0));
     let (prompt_kl, shifts) = (divergence(&before, &after)?, stage.shifts(&before, &after)?);
@@ -215,7 +213,7 @@ impl Stage<'_> {
         let open = texts.iter().flat_map(|text| {
             text.iter()
                 .enumerate()
-                .map(|(at, &id)| self.config.positions.admit(at, n) && mask(at, id, self.tokenizer, self.reading).is_none())
+                .map(|(at, &id)| self.config.positions.admit(at, n) && mask(at, id, self.tokenizer, self.prompt.reading).is_none())
         });
         let open = open.collect();
         run(&mut Edited::new(self.host, self.at, self.dictionary, &self.config.edits, self.config.keep_error, open)?)

@@ -3,6 +3,7 @@ use crate::dictionary::{Activation, InputTransform, Provenance, RowNorm};
 use crate::host::{self, Capture, LoadOptions, Pair};
 use crate::kernels::Coder;
 use crate::progress::Silent;
+use crate::trace::Reading;
 
 const HOOK: &str = "blocks.1.hook_resid_post";
 const TEXT: &str = "one sunny morning , a boy named tom met two foxes near the river .";
@@ -59,7 +60,7 @@ fn nothing_changed_is_nothing_changed_to_the_byte() {
     let (host, tokenizer, at) = setting();
     let prompt = Prompt::new(TEXT, host.info(), &tokenizer, Reading::default()).unwrap();
     let config = SteerConfig { edits: vec![edit("3=x1")], n_tokens: 6, ..SteerConfig::default() };
-    let out = steer(host.as_ref(), &tokenizer, &at, &d, &prompt, Reading::default(), &config, &Silent).unwrap();
+    let out = steer(host.as_ref(), &tokenizer, &at, &d, &prompt, &config, &Silent).unwrap();
     assert_eq!(out.samples[0].unsteered, out.samples[0].steered);
     assert!(out.prompt_kl == 0.0 && out.samples[0].tokens.iter().all(|t| t.kl == 0.0) && out.shifts.iter().all(|s| s.before == s.after));
 }
@@ -135,7 +136,7 @@ fn samples_depend_on_the_seed_and_positions_are_kept() {
     let prompt = Prompt::new("one sunny morning , a", host.info(), &tokenizer, Reading::default()).unwrap();
     let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
     let config = SteerConfig { edits: vec![edit("5=+6")], n_tokens: 12, samples: 3, sampling, ..SteerConfig::default() };
-    let run = |config: &SteerConfig| steer(host.as_ref(), &tokenizer, &at, &d, &prompt, Reading::default(), config, &Silent).unwrap();
+    let run = |config: &SteerConfig| steer(host.as_ref(), &tokenizer, &at, &d, &prompt, config, &Silent).unwrap();
     let first = run(&config);
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| run(&config));
     assert_eq!(first, alone);

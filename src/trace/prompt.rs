@@ -26,6 +26,8 @@ pub struct Prompt {
     pub tokens: Vec<String>,
     /// The rule that masks a position, `[t]`: `special` or `first`; `None` where a harvest would write the row.
     pub masked: Vec<Option<&'static str>>,
+    /// How it was read: what is written after it is masked likewise.
+    pub reading: Reading,
 }
 
 impl Prompt {
@@ -47,7 +49,7 @@ impl Prompt {
             return Err(Error::request(problem, "use the tokenizer that belongs to the model"));
         }
         let masked = (0..).zip(&ids).map(|(at, &id)| mask(at, id, tokenizer, reading)).collect();
-        Ok(Self { text: text.to_string(), tokens: ids.iter().map(|&id| spelled(tokenizer, id)).collect(), ids, masked })
+        Ok(Self { text: text.to_string(), tokens: ids.iter().map(|&id| spelled(tokenizer, id)).collect(), ids, masked, reading })
     }
 }
 

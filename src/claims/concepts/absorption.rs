@@ -111,7 +111,7 @@ pub(super) fn absorptions(
             for (&latent, &(n, sum)) in instead.iter().filter(|(_, v)| v.0 as f64 >= 0.9 * rows.len() as f64) {
                 let precision = n as f64 / fires[latent as usize].max(1) as f64;
                 let carried = sum / rows.len() as f64 * along(latent).0 / by_main;
-                if precision < 0.5 || along(latent).1 < 0.1 || !(carried > 0.0) {
+                if precision < 0.5 || along(latent).1 < 0.1 || carried.is_nan() || carried <= 0.0 {
                     continue;
                 }
                 cases.push((

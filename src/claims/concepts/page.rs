@@ -123,7 +123,7 @@ impl ConceptsReport {
             "The built-in host reads the built-in language, whose every token is labelled. Per seed ({seeds}) a TopK dictionary of `{HOOK}` ({} latents, k = {}, {} rows; \
              held-out FVU {}) is trained, and the same on the embedding and on the random host ({} rows). For each concept the latent and the threshold \
              with the best F1 on {} held-out rows are taken, and F1 is that on {} rows of other stories. The probe combines all dimensions; a latent is \
-             not expected to beat it. Figures are mean ± standard deviation over seeds; those that no seed touches have none.\n",
+             not expected to beat it. Figures are mean ± standard deviation over seeds, without a deviation where all seeds agree.\n",
             s.d_sae,
             s.k,
             s.n_tokens,
@@ -220,7 +220,7 @@ impl ConceptsReport {
         );
         for run in &self.runs {
             let Some(a) = &run.absorption else {
-                let _ = writeln!(out, "Seed {}: none that clear.\n", run.seed);
+                let _ = writeln!(out, "Seed {}: none as clear as that.\n", run.seed);
                 continue;
             };
             let _ = writeln!(
