@@ -77,6 +77,16 @@ impl Codes {
         self.indptr.extend(other.indptr[1..].iter().map(|p| p + base));
     }
 
+    /// Dense `[n_rows, d_sae]`, f32, for analysis of a few thousand rows.
+    pub fn to_array(&self) -> ndarray::Array2<f32> {
+        let mut dense = ndarray::Array2::zeros((self.n_rows(), self.d_sae));
+        for r in 0..self.n_rows() {
+            let (indices, values) = self.row(r);
+            indices.iter().zip(values).for_each(|(&j, &v)| dense[[r, j as usize]] = v);
+        }
+        dense
+    }
+
     /// Dense `[n_rows, d_sae]`, f32. For small things and tests.
     pub fn to_dense(&self) -> Result<Tensor> {
         let mut dense = vec![0f32; self.n_rows() * self.d_sae];

@@ -51,8 +51,16 @@ pub mod claims;
 // Settings, composed.
 pub mod config;
 
+// Settings and shards to dictionaries, in one call.
+pub mod sweep;
+
+// What results look like in an evcxr notebook.
+#[cfg(feature = "notebook")]
+pub mod notebook;
+
 pub use codes::Codes;
 pub use dictionary::{Activation, Dictionary};
 pub use error::{Error, Result};
 pub use hook::{HookPoint, Site};
+pub use ndarray;
 pub use progress::Progress;

@@ -23,6 +23,7 @@ pub mod slice;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor, TensorId};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::codes::Codes;
@@ -453,6 +454,15 @@ impl Dictionary {
     /// Are encoder and decoder the very tensors of `other`?
     pub(crate) fn shares_weights(&self, other: &Self) -> bool {
         self.coder.w_dec.id() == other.coder.w_dec.id() && self.coder.w_enc.id() == other.coder.w_enc.id()
+    }
+
+    /// The atoms, `[d_sae, d_out]`, f32, for analysis with ndarray.
+    ///
+    /// # Errors
+    /// When the tensor cannot be read.
+    pub fn atoms(&self) -> Result<Array2<f32>> {
+        let values = self.coder.w_dec.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Array2::from_shape_vec((self.d_sae(), self.d_out()), values).expect("a tensor has as many values as its shape says"))
     }
 
     /// Norm of each atom, `[d_sae]`.

@@ -58,6 +58,13 @@ pub struct Inputs<'a> {
     pub labels: HashMap<u32, String>,
 }
 
+impl<'a> Inputs<'a> {
+    /// All rows of a column, without a host, tokenizer or labels; set those fields where there are some.
+    pub fn new(dictionary: &'a Dictionary, shards: &'a Shards, column: &'a str) -> Self {
+        Self { dictionary, name: String::new(), shards, column, split: None, host: None, tokenizer: None, labels: HashMap::new() }
+    }
+}
+
 /// What came out.
 #[derive(Debug, Clone, Serialize)]
 pub struct FeaturesReport {

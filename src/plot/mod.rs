@@ -11,6 +11,7 @@ mod density;
 mod figure;
 mod fonts;
 mod frontier;
+mod lines;
 mod prefixes;
 mod recovery;
 mod render;
@@ -23,9 +24,9 @@ use std::path::{Path, PathBuf};
 
 pub use collect::{collect, name_of, Run};
 pub use figure::{Axis, Dash, Entry, Figure, Label, Mark, Panel, Scale, Series, Style, Ticks, GREY, PALETTE};
-pub use render::draw;
+pub use render::{draw, svg};
 pub use slice::{Sliced, MAX_CELLS};
-pub use tables::{Atlas, Atom, Concepts, Densities, FEATURES_FILE};
+pub use tables::{Atlas, Atom, Concepts, Densities};
 
 use crate::error::{Error, Result};
 
@@ -65,6 +66,22 @@ pub fn chart(id: &str) -> Result<&'static dyn Chart> {
     })
 }
 
+/// The chart `id` of `runs`, drawn by whoever asks for it.
+///
+/// # Errors
+/// An unknown id; runs without the data that it shows.
+pub fn figure(id: &str, runs: &[Run]) -> Result<Figure> {
+    let chart = chart(id)?;
+    chart.figure(runs).ok_or_else(|| nothing_for(chart, runs))
+}
+
+fn nothing_for(chart: &dyn Chart, runs: &[Run]) -> Error {
+    Error::request(
+        format!("{} runs, and none has what the chart `{}` shows ({})", runs.len(), chart.id(), chart.title()),
+        "train or score them first, or point to the folder that holds the runs",
+    )
+}
+
 /// Draws charts as `out/<id>.svg` and `out/<id>.png` and returns the paths. `ids` empty = all that the runs have data for.
 ///
 /// # Errors
@@ -76,12 +93,7 @@ pub fn draw_all(runs: &[Run], ids: &[String], out: &Path) -> Result<Vec<PathBuf>
         match chart.figure(runs) {
             Some(figure) => figures.push((chart.id(), figure)),
             None if ids.is_empty() => {}
-            None => {
-                return Err(Error::request(
-                    format!("{} runs, and none has what the chart `{}` shows ({})", runs.len(), chart.id(), chart.title()),
-                    "train or score them first, or point to the folder that holds the runs",
-                ))
-            }
+            None => return Err(nothing_for(chart, runs)),
         }
     }
     if figures.is_empty() {

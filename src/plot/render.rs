@@ -37,29 +37,43 @@ const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(226, 226, 226);
 const FRAME: RGBColor = RGBColor(150, 150, 150);
 
+/// Draws as SVG.
+///
+/// # Errors
+/// When the drawing fails.
+pub fn svg(figure: &Figure) -> Result<String> {
+    fonts::register()?;
+    let size = drawn_size(figure);
+    let mut text = String::new();
+    paint(figure, SVGBackend::with_string(&mut text, size).into_drawing_area(), 0.0)
+        .map_err(|problem| Error::io("draw", "an SVG", std::io::Error::other(problem)))?;
+    let drawn = format!("<svg width=\"{}\" height=\"{}\"", size.0, size.1);
+    let shown = format!("<svg width=\"{}\" height=\"{}\"", figure.size.0, figure.size.1);
+    Ok(text.replacen(&drawn, &shown, 1))
+}
+
+fn drawn_size(figure: &Figure) -> (u32, u32) {
+    ((f64::from(figure.size.0) * SCALE) as u32, (f64::from(figure.size.1) * SCALE) as u32)
+}
+
 /// Draws into `path`; `.svg` and `.png` are known.
 ///
 /// # Errors
 /// Another extension; I/O errors.
 pub fn draw(figure: &Figure, path: &Path) -> Result<()> {
-    fonts::register()?;
-    let size = ((f64::from(figure.size.0) * SCALE) as u32, (f64::from(figure.size.1) * SCALE) as u32);
     let failed = |problem: String| Error::io("draw", path, std::io::Error::other(problem));
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
     match path.extension().and_then(|e| e.to_str()) {
         Some("svg") => {
-            let mut text = String::new();
-            paint(figure, SVGBackend::with_string(&mut text, size).into_drawing_area(), 0.0).map_err(failed)?;
-            let drawn = format!("<svg width=\"{}\" height=\"{}\"", size.0, size.1);
-            let shown = format!("<svg width=\"{}\" height=\"{}\"", figure.size.0, figure.size.1);
             let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| failed("its name is not Unicode".into()))?;
-            artefact::write(dir, name, text.replacen(&drawn, &shown, 1).as_bytes())
+            artefact::write(dir, name, svg(figure)?.as_bytes())
         }
         Some("png") => {
+            fonts::register()?;
             // plotters chooses the encoder by the extension and writes to a path.
             let temp = tempfile::Builder::new().suffix(".png").tempfile_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
-            paint(figure, BitMapBackend::new(temp.path(), size).into_drawing_area(), BITMAP_NUDGE).map_err(failed)?;
+            paint(figure, BitMapBackend::new(temp.path(), drawn_size(figure)).into_drawing_area(), BITMAP_NUDGE).map_err(failed)?;
             artefact::persist(temp, path)
         }
         _ => Err(Error::request(format!("{} is neither SVG nor PNG", path.display()), "name the file .svg or .png")),
@@ -288,7 +302,7 @@ impl<B: DrawingBackend> Canvas<B> {
         for (label, at, [left, top, right, bottom]) in placed(&panel.labels, x, y, &frame) {
             if !label.is_centred {
                 // What lies behind fades, or it would be read as a part of the letters.
-                let veil = Rectangle::new([px((left, top)), px((right, bottom))], WHITE.mix(0.7).filled());
+                let veil = Rectangle::new([px((left, top)), px((right, bottom))], WHITE.mix(0.8).filled());
                 self.area.draw(&veil)?;
             }
             self.text(&label.text, at, TICK, FontStyle::Normal, HPos::Center, VPos::Center)?;

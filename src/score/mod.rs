@@ -7,6 +7,7 @@
 //! Rows are cut into blocks of `ScoreConfig::block_rows` whatever the batches of the stream, so no figure depends on how it was cut,
 //! nor on the number of threads. Not for: choosing which rows (the caller passes the held-out scan), or writing codes (`encode`).
 
+mod beside;
 mod block;
 mod decoder;
 mod density;
@@ -26,6 +27,7 @@ pub mod planted;
 
 use candle_core::{Device, Tensor};
 
+pub use beside::{compare, Compared};
 pub use block::{Block, Moments, RowSums};
 pub use decoder::{encoder_cosines, max_cosines};
 pub use latents::{LatentStats, DENSE_ABOVE, LATENTS_FILE};

@@ -15,11 +15,13 @@ mod writer;
 pub(crate) use manifest::write_json;
 pub use manifest::{ColumnEntry, Counts, Manifest, RowCounts, ShardEntry, KIND, MANIFEST_FILE, VERSION};
 pub use reader::{Scan, Shards};
-pub use shuffle::{Cursor, ShuffleConfig, Shuffled};
+pub use shuffle::{Cursor, Sample, ShuffleConfig, Shuffled};
 pub use writer::{ShardWriter, WriterOptions, WriterState};
 
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::rng::hash64;
 
 /// Which part of the data a row belongs to. Whole documents go to one split.
@@ -126,4 +128,23 @@ pub struct Batch {
     pub position: Vec<u32>,
     /// Token ids, `[n]`; empty when the shards hold vectors without tokens.
     pub token_id: Vec<u32>,
+}
+
+impl Batch {
+    /// The values, `[n, width]`, f32, for analysis with ndarray.
+    pub fn to_array(&self) -> ndarray::Array2<f32> {
+        let width = self.x.len().checked_div(self.n).unwrap_or(0);
+        ndarray::Array2::from_shape_vec((self.n, width), self.x.clone()).expect("a batch holds n rows of one width")
+    }
+
+    /// The values, `[n, width]`, f32, on the CPU, for a dictionary to encode.
+    ///
+    /// # Errors
+    /// When there is no row.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        if self.n == 0 {
+            return Err(Error::request("there is no row here", "choose a split that has rows"));
+        }
+        Ok(Tensor::from_slice(&self.x, (self.n, self.x.len() / self.n), &Device::Cpu)?)
+    }
 }

@@ -17,7 +17,7 @@ use super::chunk::Chunks;
 use super::crc::crc32;
 use super::manifest::{Manifest, ShardEntry};
 use super::schema::{arrow_schema, DTYPE_KEY, HARVEST_KEY, N_ID_COLUMNS};
-use super::shuffle::{ShuffleConfig, Shuffled};
+use super::shuffle::{Sample, ShuffleConfig, Shuffled};
 use super::writer::{hex, read_footer};
 use super::{page, Batch, Column, Dtype, Split};
 use crate::error::{Error, Result};
@@ -150,6 +150,28 @@ impl Shards {
         Ok(Scan { receiver })
     }
 
+    /// The first `n` rows of a column in file order, fewer where there are no more. For looking at and analysis in memory.
+    ///
+    /// # Errors
+    /// When there is no such column; damaged files.
+    pub fn first_rows(&self, column: &str, split: Option<Split>, n: usize) -> Result<Batch> {
+        let width = self.width(column)?;
+        let mut first = Batch::default();
+        for batch in self.scan(column, split)? {
+            let batch = batch?;
+            let take = batch.n.min(n - first.n);
+            first.n += take;
+            first.x.extend_from_slice(&batch.x[..take * width]);
+            first.doc_id.extend_from_slice(&batch.doc_id[..take]);
+            first.position.extend_from_slice(&batch.position[..take]);
+            first.token_id.extend_from_slice(&batch.token_id[..take.min(batch.token_id.len())]);
+            if first.n == n {
+                break;
+            }
+        }
+        Ok(first)
+    }
+
     /// Endless shuffled rows of a column: see [`Shuffled`].
     ///
     /// # Errors
@@ -157,6 +179,15 @@ impl Shards {
     pub fn shuffled(&self, column: &str, split: Option<Split>, config: &ShuffleConfig) -> Result<Shuffled> {
         let index = self.column_index(column)?;
         Shuffled::new(self.clone(), index, split, config)
+    }
+
+    /// The first `n` training rows (or all, if there are fewer) of a column in an order that `seed` shuffles.
+    ///
+    /// # Errors
+    /// As [`Shards::shuffled`].
+    pub fn sample(&self, column: &str, seed: u64, n: usize) -> Result<Sample> {
+        let left = n.min(self.rows(Some(Split::Train)) as usize);
+        Ok(Sample { rows: self.shuffled(column, Some(Split::Train), &ShuffleConfig { seed, ..Default::default() })?, left })
     }
 
     /// Hashes every file and compares with the manifest: slower and stronger than the checks made while reading.
