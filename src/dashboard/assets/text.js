@@ -33,7 +33,7 @@ function visible(text, spaces) {
   for (const match of text.matchAll(pattern)) {
     if (match.index > from) nodes.push(text.slice(from, match.index));
     const sign = match[0] === " " ? "·" : match[0] === "\u00a0" ? "⍽" : glyph(match[0]);
-    nodes.push(el("span", { class: "glyph" }, sign));
+    nodes.push(el("span", { class: sign === "·" ? "space" : "glyph" }, sign));
     from = match.index + match[0].length;
   }
   if (from < text.length) nodes.push(text.slice(from));
