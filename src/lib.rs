@@ -24,6 +24,7 @@ pub mod kernels;
 
 // The stages, in pipeline order.
 pub mod corpus;
+pub mod dashboard;
 pub mod dictionary;
 pub mod encode;
 pub mod features;

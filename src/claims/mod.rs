@@ -4,6 +4,7 @@
 //! images), and judges assertions seed by seed. What is asserted is fixed; where one does not hold, the table says so and under which
 //! condition it would. Not for: speed (`bench step`), or the papers' own sizes: these are toys that show directions.
 
+pub mod concepts;
 mod geometry;
 mod images;
 mod lab;
@@ -101,15 +102,8 @@ pub fn run(settings: &Settings, progress: &dyn Progress) -> Result<Report> {
     if let Some(unknown) = settings.only.iter().find(|c| !known.contains(&c.as_str())) {
         return Err(Error::request(format!("no claim `{unknown}`"), format!("the claims are {}", known.join(", "))));
     }
-    let mut seeds = settings.seeds.clone();
-    seeds.sort_unstable();
-    seeds.dedup();
-    if seeds.is_empty() || seeds.len() != settings.seeds.len() {
-        return Err(Error::request(format!("{:?} are no seeds to average over", settings.seeds), "give each seed once, as in 0,1,2"));
-    }
-    if !(settings.steps > 0.0 && settings.steps <= 1.0) {
-        return Err(Error::request(format!("{} is no share of the steps", settings.steps), "use a number above 0, up to 1 (all)"));
-    }
+    checked_seeds(&settings.seeds)?;
+    check_share(settings.steps)?;
     let wanted = |claim: &str| settings.only.is_empty() || settings.only.iter().any(|c| c == claim);
     let families: Vec<&Family> = FAMILIES.iter().filter(|f| f.claims.iter().any(|c| wanted(c))).collect();
     let needs_images = families.iter().any(|f| matches!(f.run, Run::Images(..)));
@@ -136,4 +130,22 @@ pub fn run(settings: &Settings, progress: &dyn Progress) -> Result<Report> {
     }
     lab.end();
     Ok(report)
+}
+
+/// How many seeds: each once, one at least.
+fn checked_seeds(given: &[u64]) -> Result<u64> {
+    let mut seeds = given.to_vec();
+    seeds.sort_unstable();
+    seeds.dedup();
+    if seeds.is_empty() || seeds.len() != given.len() {
+        return Err(Error::request(format!("{given:?} are no seeds to average over"), "give each seed once, as in 0,1,2"));
+    }
+    Ok(seeds.len() as u64)
+}
+
+fn check_share(share: f64) -> Result<()> {
+    if share > 0.0 && share <= 1.0 {
+        return Ok(());
+    }
+    Err(Error::request(format!("{share} is no share of the steps"), "use a number above 0, up to 1 (all)"))
 }

@@ -48,7 +48,7 @@ pub fn panel(axes: &Axes<'_>, curves: &[Curve<'_>], joined: bool) -> Panel {
         let points = curve.points.iter().flat_map(|(x, ys)| ys.iter().map(|y| (*x, *y))).collect();
         series.push(Series { points, style: Style::Points(mark(curves, i), if joined { 2.6 } else { 5.0 }), colour });
     }
-    Panel { x, y, series, guides: Vec::new() }
+    Panel::new(x, y, series)
 }
 
 /// A legend of the same curves.

@@ -112,7 +112,9 @@ impl Table {
         columns.iter().map(|c| self.get(line, c).values.get(seed).copied().unwrap_or(f64::NAN)).collect()
     }
 
-    fn markdown(&self, out: &mut String) {
+    /// Title and figures as a Markdown table.
+    pub(super) fn markdown(&self) -> String {
+        let mut out = String::new();
         let _ = writeln!(out, "{}\n", self.title);
         let _ = writeln!(out, "| |{}", self.columns.iter().map(|c| format!(" {c} |")).collect::<String>());
         let _ = writeln!(out, "|---|{}", "---|".repeat(self.columns.len()));
@@ -121,6 +123,7 @@ impl Table {
             let _ = writeln!(out, "| {name} |{}", (0..self.columns.len()).map(|c| format!(" {} |", cell(c))).collect::<String>());
         }
         out.push('\n');
+        out
     }
 }
 
@@ -245,8 +248,7 @@ impl Report {
         }
         out.push_str("\n## Figures\n\n");
         for table in &self.tables {
-            let _ = write!(out, "**{}** ", table.claims.join(", "));
-            table.markdown(&mut out);
+            let _ = write!(out, "**{}** {}", table.claims.join(", "), table.markdown());
         }
         out
     }

@@ -1,13 +1,14 @@
 //! `lapidary bench`: what this build shows on this machine.
 
 mod claims;
+mod concepts;
 mod step;
 
 use lapidary::Result;
 
 use super::output::Output;
 
-/// Try the papers' claims at toy size, or time encoding and training on this machine.
+/// Try the papers' claims at toy size, look for known concepts, or time encoding and training on this machine.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -18,6 +19,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 pub enum What {
     Claims(claims::Args),
+    Concepts(concepts::Args),
     Step(step::Args),
 }
 
@@ -25,6 +27,7 @@ pub enum What {
 pub fn run(args: &Args, output: &Output) -> Result<()> {
     match &args.what {
         What::Claims(args) => output.report(&claims::run(args, output)?),
+        What::Concepts(args) => output.report(&concepts::run(args, output)?),
         What::Step(args) if args.serve => step::serve(args),
         What::Step(args) => output.report(&step::run(args, output)?),
     }

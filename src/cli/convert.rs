@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use lapidary::artefact;
 use lapidary::dictionary::InputTransform;
+use lapidary::features::{Examples, FeatureTable};
 use lapidary::formats::delphi::{write_delphi, DelphiConfig, DelphiReport};
+use lapidary::formats::pages::{write_pages, FeatureFormat, PageNames, PagesReport};
 use lapidary::formats::tensors::Tensors;
 use lapidary::formats::vectors::{write_vectors, Pick, VectorFormat};
 use lapidary::formats::{self, Exported, Foreign, Format, ReadOptions, WriteOptions};
@@ -289,7 +291,9 @@ pub fn held_out_rows(d: &Dictionary, dir: &Path, most: u64) -> Result<(Vec<Tenso
   lapidary export --dictionary runs/k32 --format gguf --latents 12,40=-1 --scale 8 --out steering
   lapidary export --dictionary runs/k32 --format parquet --out table
   lapidary export --dictionary runs/k32 --format delphi --shards shards --rows 1_000_000 --context 128 --out results/k32
-Dialects, and what each can hold: docs/formats.md. parquet, npz, csv and gguf (a llama.cpp control vector) hold atoms, not a dictionary.")]
+  lapidary export --dictionary runs/k32 --format neuronpedia --features k32-features --model-id gpt2-small --set res-topk --out pages
+Dialects, and what each can hold: docs/formats.md. parquet, npz, csv and gguf (a llama.cpp control vector) hold atoms, not a dictionary;
+neuronpedia and saedashboard hold a feature table.")]
 pub struct ExportArgs {
     /// Folder of the dictionary.
     #[arg(long, value_name = "DIR")]
@@ -327,6 +331,18 @@ pub struct ExportArgs {
     /// delphi: the token that stands for those whose rows were masked.
     #[arg(long, value_name = "ID", default_value_t = 0)]
     pub fill_token: u32,
+    /// neuronpedia, saedashboard: the folder that `features` wrote.
+    #[arg(long, value_name = "DIR")]
+    pub features: Option<PathBuf>,
+    /// neuronpedia, saedashboard: the host's name there, as in gpt2-small.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub model_id: String,
+    /// neuronpedia, saedashboard: name of the set of dictionaries there, as in res-topk-24k.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub set: String,
+    /// saedashboard: what tells this dictionary apart within the set.
+    #[arg(long, value_name = "NAME")]
+    pub suffix: Option<String>,
     #[command(flatten)]
     pub proof: Proof,
     /// Folder to write.
@@ -355,6 +371,8 @@ pub enum Wrote {
     Vectors(Vectors),
     /// Codes of token sequences.
     Delphi(DelphiReport),
+    /// A feature table.
+    Pages(PagesReport),
 }
 
 impl fmt::Display for Wrote {
@@ -368,6 +386,11 @@ impl fmt::Display for Wrote {
             Self::Delphi(r) => {
                 writeln!(f, "{} sequences, {} codes of {} rows; {} tokens filled in", r.sequences, r.codes, r.rows, r.filled)?;
                 write!(f, "{}", r.path.display())
+            }
+            Self::Pages(r) => {
+                writeln!(f, "{} features in {} files, {} dead latents left out", r.features, r.files, r.dead)?;
+                write!(f, "{}", r.path.display())?;
+                r.notes.iter().try_for_each(|note| write!(f, "\nnote: {note}"))
             }
         }
     }
@@ -409,10 +432,14 @@ fn write(d: &Dictionary, format: &'static dyn Format, out: &Path, overwrite: boo
 /// Exports; the second value says whether the export is the same dictionary (it is returned after the report is printed).
 pub fn export(args: &ExportArgs, output: &Output) -> Result<(Wrote, Result<()>)> {
     let vectors = VectorFormat::by_id(&args.format);
+    if let Some(format) = FeatureFormat::by_id(&args.format) {
+        return Ok((Wrote::Pages(pages(args, format)?), Ok(())));
+    }
     let format = (vectors.is_none() && args.format != DELPHI).then(|| formats::by_id(&args.format)).transpose().map_err(|e| match e {
-        Error::Request { problem, help } => {
-            Error::request(problem, format!("{help}; or, of atoms: parquet, npz, csv, gguf; of codes: delphi"))
-        }
+        Error::Request { problem, help } => Error::request(
+            problem,
+            format!("{help}; or, of atoms: parquet, npz, csv, gguf; of codes: delphi; of a feature table: neuronpedia, saedashboard"),
+        ),
         other => other,
     })?;
     let mut d = Dictionary::load(&args.dictionary)?;
@@ -452,6 +479,25 @@ pub fn export(args: &ExportArgs, output: &Output) -> Result<(Wrote, Result<()>)>
     let (report, met) = write(&d, format, &args.out.join(&folder), args.overwrite, &args.proof)?;
     formats::card::write_card(&d, &report.exported, &args.out, &folder)?;
     Ok((Wrote::Dictionary(Box::new(report)), met))
+}
+
+fn pages(args: &ExportArgs, format: FeatureFormat) -> Result<PagesReport> {
+    let Some(features) = &args.features else {
+        return Err(Error::request(
+            format!("{} holds a feature table", format.id()),
+            "make one with `lapidary features`, and name its folder with --features DIR",
+        ));
+    };
+    let d = Dictionary::load(&args.dictionary)?;
+    let mut table = FeatureTable::load(features)?;
+    if let Some(hook) = &args.hook {
+        table.info.dictionary.hook.clone_from(hook);
+    }
+    let examples = Examples::load(features)?;
+    let names = PageNames { model_id: args.model_id.clone(), set: args.set.clone(), suffix: args.suffix.clone() };
+    fresh(&args.out, args.overwrite)?;
+    std::fs::create_dir_all(&args.out).map_err(|e| Error::io("create", &args.out, e))?;
+    write_pages(&d, &table, &examples, format, &names, &args.out)
 }
 
 fn delphi(args: &ExportArgs, d: &Dictionary, output: &Output) -> Result<DelphiReport> {

@@ -2,16 +2,16 @@
 //!
 //! It calls the verbs themselves, so what it does can be typed: each step prints its command line.
 
-mod concepts;
-
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::Device;
+use lapidary::claims::concepts::{Ground, Recoveries, Sources};
 use lapidary::host::{self, LoadOptions};
 use lapidary::score::{figure, ScoreReport};
-use lapidary::{Error, Progress, Result};
+use lapidary::shard::Shards;
+use lapidary::{Dictionary, Error, Progress, Result};
 use serde::Serialize;
 
 use super::host::HostFlags;
@@ -54,7 +54,7 @@ pub struct Report {
     /// The sweep's scores, by member.
     pub scores: Vec<Scored>,
     /// Concept recovery, by representation.
-    pub concepts: concepts::Table,
+    pub concepts: Recoveries,
 }
 
 /// A dictionary and its scores.
@@ -86,7 +86,7 @@ impl fmt::Display for Report {
         writeln!(f, "{:.0} s in all. Where everything is:", self.seconds)?;
         writeln!(f, "  {out}/shards              activations (Parquet), docs/shards.md")?;
         writeln!(f, "  {out}/sweep/*             dictionaries, logs, scores")?;
-        writeln!(f, "  {out}/plots               training curves, firing density, FVU against L0 (SVG and PNG)")?;
+        writeln!(f, "  {out}/plots               training curves, densities, FVU against L0, concept recovery (SVG and PNG)")?;
         writeln!(f, "  {out}/concepts.json       every concept under every representation")?;
         writeln!(f, "Try next:")?;
         writeln!(f, "  lapidary inspect fable")?;
@@ -135,19 +135,14 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
         scores.push(scored(&member.dictionary, &member.name, &shards, device, output)?);
     }
     let dictionary = sweep.join(format!("k{K}-d{D_SAE}-s{}", args.seed));
-    let sources = concepts::Sources {
-        shards: &shards,
-        hook: HOOK,
-        mlp: MLP,
-        embed: EMBED,
-        dictionary: &dictionary,
-        on_embed: &embed,
-        random_shards: &random,
-        on_random: &on_random,
-    };
-    let concepts = concepts::recover(&sources, output)?;
+    output.note("\nconcept recovery on held-out stories");
+    let (shards, random) = (Shards::open(&shards)?, Shards::open(&random)?);
+    let ground = Ground::new(&Sources { shards: &shards, hook: HOOK, mlp: MLP, embed: EMBED, random_shards: &random }, output)?;
+    let load = |dir: &Path| Dictionary::load(dir);
+    let concepts = ground.recover(&load(&dictionary)?, &load(&embed)?, &load(&on_random)?)?;
     concepts.save(&out)?;
-    plot::run(&plot::Args { from: sweep, chart: Vec::new(), out: out.join("plots") })?;
+    plot::run(&plot::Args::new(sweep, &[], out.join("plots")))?;
+    plot::run(&plot::Args::new(out.clone(), &["recovery"], out.join("plots")))?;
     Ok(Report { out, dictionary, seconds: started.elapsed().as_secs_f64(), scores, concepts })
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod convert;
+mod dashboard;
 mod demo;
 mod encode;
 mod features;
@@ -69,6 +70,7 @@ enum Verb {
     Plot(plot::Args),
     Trace(Box<trace::Args>),
     Steer(Box<steer::Args>),
+    Dashboard(dashboard::Args),
     Export(Box<convert::ExportArgs>),
     Import(convert::ImportArgs),
     Convert(convert::ConvertArgs),
@@ -104,6 +106,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
     let on_cpu = match &cli.verb {
         Verb::Ingest(_) => Some("ingest"),
         Verb::Plot(_) => Some("plot"),
+        Verb::Dashboard(_) => Some("dashboard"),
         Verb::Export(_) => Some("export"),
         Verb::Import(_) => Some("import"),
         Verb::Convert(_) => Some("convert"),
@@ -129,6 +132,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         Verb::Plot(args) => output.report(&plot::run(args)?),
         Verb::Trace(args) => output.report(&trace::run(args, &device, output)?),
         Verb::Steer(args) => output.report(&steer::run(args, &device, output)?),
+        Verb::Dashboard(args) => output.report(&dashboard::run(args, output)?),
         Verb::Export(args) => {
             let (report, equal) = convert::export(args, output)?;
             output.report(&report)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use lapidary::corpus::planted::Planted;
-use lapidary::score::{self, baselines, Requirement, ScoreConfig, ScoreReport};
+use lapidary::score::{self, baselines, Metrics, Ordered, Requirement, ScoreConfig, ScoreReport};
 use lapidary::shard::{Batch, Shards, ShuffleConfig, Shuffled, Split};
 use lapidary::{Dictionary, Error, Result};
 
@@ -89,9 +89,14 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
     let stream = shards.scan(&column, split)?;
     let nested: Vec<(usize, Dictionary)> =
         dictionary.prefixes().into_iter().map(|m| Ok((m, dictionary.prefix(m)?))).collect::<Result<_>>()?;
-    let whole_and_parts: Vec<&Dictionary> = std::iter::once(&dictionary).chain(nested.iter().map(|(_, d)| d)).collect();
+    let counts = dictionary.step_counts();
+    let k = counts.last().copied();
+    let shorter: Vec<(usize, Dictionary)> =
+        counts.into_iter().filter(|&s| Some(s) != k).map(|s| Ok((s, dictionary.shorter(s)?))).collect::<Result<_>>()?;
+    let whole_and_parts: Vec<&Dictionary> = std::iter::once(&dictionary).chain(nested.iter().chain(&shorter).map(|(_, d)| d)).collect();
     let mut parts = score::score_planted(&whole_and_parts, stream, &config, truth.as_ref(), output)?;
     let mut scores = parts.remove(0);
+    let own = scores.metrics.clone();
     let mut beside = Vec::new();
     if !args.no_baselines {
         let k = dictionary.activation.k().unwrap_or_else(|| scores.metrics.get("l0").map_or(1, |l0| l0.round().max(1.0) as usize));
@@ -110,12 +115,21 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<(ScoreReport
             scores.metrics.extend(metrics);
         }
     }
-    let prefixes = nested.iter().zip(parts).map(|((m, _), part)| (m.to_string(), part.metrics)).collect();
+    let early = parts.split_off(nested.len());
+    let named = |those: &[(usize, Dictionary)], parts: Vec<score::Scores>| -> Ordered<Metrics> {
+        those.iter().zip(parts).map(|((n, _), part)| (n.to_string(), part.metrics)).collect()
+    };
+    let (prefixes, mut steps) = (named(&nested, parts), named(&shorter, early));
+    if let Some(k) = k {
+        // Without what splicing adds: the shorter ones have no such figures.
+        steps.insert(k.to_string(), own);
+    }
     let report = ScoreReport {
         split: args.split.split().map_or("all", Split::name).to_string(),
         rows: scores.rows,
         metrics: scores.metrics.clone(),
         prefixes,
+        steps,
         baselines: beside.iter().zip(others).map(|((name, _), s)| (name.clone(), s.metrics)).collect(),
     };
     let out = args.out.as_ref().unwrap_or(&args.reading.dictionary);

@@ -152,6 +152,24 @@ impl Activation {
         }
     }
 
+    /// Steps per row that a pursuit takes at most.
+    pub fn steps(&self) -> Option<usize> {
+        match self {
+            Self::Pursuit { steps, .. } | Self::OrthogonalPursuit { steps, .. } => Some(*steps),
+            _ => None,
+        }
+    }
+
+    /// The same pursuit with another number of steps; `None` for other rules.
+    pub(super) fn with_steps(&self, n: usize) -> Option<Self> {
+        let mut rule = self.clone();
+        match &mut rule {
+            Self::Pursuit { steps, .. } | Self::OrthogonalPursuit { steps, .. } => *steps = n,
+            _ => return None,
+        }
+        Some(rule)
+    }
+
     /// Is this a pursuit, which takes `x - b_dec` apart and knows no encoder?
     pub fn is_pursuit(&self) -> bool {
         matches!(self, Self::Pursuit { .. } | Self::OrthogonalPursuit { .. })

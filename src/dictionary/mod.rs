@@ -18,6 +18,7 @@ mod fold;
 mod lint;
 mod power_diagram;
 mod row_norm;
+pub mod slice;
 
 use std::sync::{Arc, OnceLock};
 
@@ -412,6 +413,37 @@ impl Dictionary {
         }
     }
 
+    /// The same pursuit ended after `steps` steps; what it prepared of the atoms is shared, so several cost no memory.
+    ///
+    /// # Errors
+    /// A rule that is no pursuit; no step.
+    pub fn shorter(&self, steps: usize) -> Result<Self> {
+        let activation = self.activation.with_steps(steps).ok_or_else(|| {
+            let problem = format!("a dictionary with the activation {:?} takes no steps", self.activation);
+            Error::request(problem, "use one that pursues (mp:K or omp:K)")
+        })?;
+        let prepared = OnceLock::new();
+        let elsewhere = match &self.elsewhere {
+            Some(there) => Some(Arc::new(there.shorter(steps)?)),
+            None => {
+                if let Some(made) = self.prepared()? {
+                    prepared.get_or_init(|| (self.coder.w_dec.id(), activation.clone(), made));
+                }
+                None
+            }
+        };
+        let shorter = Self { activation, prepared, elsewhere, ..self.clone() };
+        shorter.check()?;
+        Ok(shorter)
+    }
+
+    /// Numbers of steps worth a look of a pursuit of k: 1, 2, 3, 4, 6, 8, 12, 16, ... and k. Empty for other rules.
+    pub fn step_counts(&self) -> Vec<usize> {
+        let Some(k) = self.activation.steps() else { return Vec::new() };
+        let below = [1, 2, 3].into_iter().chain((2..usize::BITS - 2).flat_map(|e| [1 << e, 3 << (e - 1)]));
+        below.take_while(|&s| s < k).chain([k]).collect()
+    }
+
     /// Widths below `d_sae` whose first latents were trained to be a dictionary of their own ([`Dictionary::prefix`]), narrowest first.
     pub fn prefixes(&self) -> Vec<usize> {
         let widths = self.provenance.notes.get("prefixes").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
@@ -426,6 +458,11 @@ impl Dictionary {
     pub fn atoms(&self) -> Result<Array2<f32>> {
         let values = self.coder.w_dec.flatten_all()?.to_vec1::<f32>()?;
         Ok(Array2::from_shape_vec((self.d_sae(), self.d_out()), values).expect("a tensor has as many values as its shape says"))
+    }
+
+    /// Are encoder and decoder the very tensors of `other`?
+    pub(crate) fn shares_weights(&self, other: &Self) -> bool {
+        self.coder.w_dec.id() == other.coder.w_dec.id() && self.coder.w_enc.id() == other.coder.w_enc.id()
     }
 
     /// Norm of each atom, `[d_sae]`.

@@ -251,3 +251,21 @@ fn a_norm_per_row_is_kept_on_disk() {
     assert!(difference(&((y * 3.0).unwrap() + 7.0).unwrap(), &z) < 1e-3);
     assert!(back.decode(&a, None).is_err());
 }
+
+#[test]
+fn a_shorter_pursuit_is_the_same_rule_with_fewer_steps() {
+    let x = random(&mut Rng::stream(6, "test", 0), &[9, 6]);
+    for (rule, short) in [("mp:5,selection=signed,tolerance=0.1", "mp:2,selection=signed,tolerance=0.1"), ("omp:5", "omp:2")] {
+        let whole = sample(rule.parse().unwrap());
+        let shorter = whole.shorter(2).unwrap();
+        assert_eq!(shorter.activation, short.parse().unwrap());
+        assert_eq!(shorter.encode(&x).unwrap(), sample(short.parse().unwrap()).encode(&x).unwrap());
+        assert!(shorter.shares_weights(&whole));
+        assert!(whole.shorter(0).unwrap_err().to_string().contains("1 step"));
+    }
+    let counts = |rule: &str| sample(rule.parse().unwrap()).step_counts();
+    assert_eq!(counts("mp:1"), [1]);
+    assert_eq!(counts("omp:5"), [1, 2, 3, 4, 5]);
+    assert_eq!(counts("mp:32"), [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]);
+    assert!(counts("topk:3").is_empty() && sample(Activation::Relu).shorter(2).unwrap_err().to_string().contains("mp:K"));
+}

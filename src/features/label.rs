@@ -20,24 +20,53 @@ pub(super) fn name(feature: &mut Feature, examples: &[Example]) {
         feature.label_source = Some("concept".into());
         return;
     }
-    let peaks = examples.iter().filter(|e| e.group == "top").filter_map(|e| e.tokens.get(e.peak as usize));
-    // Counted in order of first appearance, which is that of the largest values.
-    let mut counts: Vec<(String, usize)> = Vec::new();
-    for token in peaks.map(|t| t.trim()).filter(|t| !t.is_empty()) {
-        match counts.iter_mut().find(|(t, _)| t == token) {
-            Some((_, n)) => *n += 1,
-            None => counts.push((token.to_string(), 1)),
-        }
-    }
-    let all: usize = counts.iter().map(|c| c.1).sum();
-    counts.sort_by_key(|c| std::cmp::Reverse(c.1));
-    let shown: Vec<String> = counts.iter().take(TOKENS).map(|(t, _)| cut(t, CHARACTERS)).collect();
+    let top: Vec<&Example> = examples.iter().filter(|e| e.group == "top").collect();
+    let tokens = counted(top.iter().filter_map(|e| e.tokens.get(e.peak as usize)).map(|t| t.trim().to_string()));
+    let words = counted(top.iter().map(|e| word(e)));
+    // A piece of a few words is better called by them (`faucet`, not `c`); a piece of many words is itself.
+    let share = |of: &[(String, usize)], n: usize| of.iter().take(n).map(|c| c.1).sum::<usize>() as f64 / top.len().max(1) as f64;
+    let shown = if share(&words, TOKENS) >= 0.5 { &words } else { &tokens };
     if !shown.is_empty() {
-        let covered: usize = counts.iter().take(TOKENS).map(|c| c.1).sum();
-        let more = if covered < all { " …" } else { "" };
-        feature.label = Some(format!("{}{more}", shown.join(" | ")));
+        let names: Vec<String> = shown.iter().take(TOKENS).map(|(t, _)| cut(t, CHARACTERS)).collect();
+        let more = if shown.len() > TOKENS { " …" } else { "" };
+        feature.label = Some(format!("{}{more}", names.join(" | ")));
         feature.label_source = Some("tokens".into());
     }
+}
+
+/// Texts with how often each occurs, most often first, then in order of first appearance; without empty ones.
+fn counted(texts: impl Iterator<Item = String>) -> Vec<(String, usize)> {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for text in texts.filter(|t| !t.is_empty()) {
+        match counts.iter_mut().find(|(t, _)| *t == text) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((text, 1)),
+        }
+    }
+    counts.sort_by_key(|c| std::cmp::Reverse(c.1));
+    counts
+}
+
+/// The word around the peak: tokens up to the next space or sign of punctuation.
+fn word(e: &Example) -> String {
+    let peak = e.peak as usize;
+    let Some(token) = e.tokens.get(peak) else { return String::new() };
+    let is_inside = |c: char| c.is_alphanumeric() || c == '\'' || c == '’' || c == '-';
+    let goes_on = |t: &str| t.chars().next().is_some_and(is_inside);
+    let open = |t: &str| t.chars().next_back().is_some_and(is_inside);
+    let mut text = token.clone();
+    let mut first = peak;
+    while first > 0 && goes_on(&text) && open(&e.tokens[first - 1]) && e.positions[first - 1] + 1 == e.positions[first] {
+        first -= 1;
+        text.insert_str(0, &e.tokens[first]);
+    }
+    for next in peak + 1..e.tokens.len() {
+        if !open(&text) || !goes_on(&e.tokens[next]) || text.len() > 100 {
+            break;
+        }
+        text.push_str(&e.tokens[next]);
+    }
+    text.trim().to_string()
 }
 
 /// The first characters of a text, with a sign where more follow.
@@ -84,6 +113,23 @@ pub fn read_labels(path: &Path, d_sae: usize) -> Result<HashMap<u32, String>> {
 mod tests {
     use super::*;
 
+    /// Pieces of words are called by the words, where these are few.
+    #[test]
+    fn pieces_are_called_by_their_words() {
+        let pieces = |before: &str, after: &str| {
+            let mut e = example("c");
+            e.tokens = vec![" my".into(), before.into(), "c".into(), after.into(), ".".into()];
+            (e.peak, e.positions) = (2, (0..5).collect());
+            e
+        };
+        let mut feature = Feature::default();
+        name(&mut feature, &[pieces(" fau", "et"), pieces(" kit", "hen"), pieces(" fau", "et")]);
+        assert_eq!(feature.label.as_deref(), Some("faucet | kitchen"));
+        let many: Vec<Example> = (0..20).map(|i| pieces(&format!(" {}", "x".repeat(i + 1)), "e")).collect();
+        name(&mut feature, &many);
+        assert_eq!(feature.label.as_deref(), Some("c"));
+    }
+
     fn example(peak: &str) -> Example {
         Example {
             latent: 0,
@@ -104,7 +150,7 @@ mod tests {
     #[test]
     fn a_found_concept_names_it_else_the_tokens_do() {
         let mut feature = Feature { concept: Some("colour".into()), concept_f1: Some(0.9), ..Feature::default() };
-        let examples: Vec<Example> = [" red", "blue", "red ", "green", "pink", &"x".repeat(99)].iter().map(|t| example(t)).collect();
+        let examples: Vec<Example> = [" red", " blue", " red ", " green", " pink", &" x".repeat(99)].iter().map(|t| example(t)).collect();
         name(&mut feature, &examples);
         assert_eq!(feature.label.as_deref(), Some("colour"));
         feature.concept_f1 = Some(0.5);

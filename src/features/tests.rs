@@ -245,3 +245,42 @@ fn splits_limits_and_vectors_without_tokens() {
     };
     assert!(features(&inputs, &bad, &Silent).unwrap_err().to_string().contains("features.before"));
 }
+
+/// Tokens that would break a page, a terminal or a table come through as they are, long ones cut.
+#[test]
+fn hostile_tokens_come_through() {
+    let hostile = ["<script>alert(1)</script>", "\u{202e}rtl", "\u{1f3f3}\u{fe0f}\u{200d}\u{1f308}", "a\0b", "\"';--", "\u{2028}"];
+    let mut vocab = serde_json::Map::new();
+    hostile.iter().for_each(|t| drop(vocab.insert((*t).into(), vocab.len().into())));
+    vocab.insert("x".repeat(10_000), vocab.len().into());
+    (vocab.len()..20).for_each(|i| drop(vocab.insert(format!("w{i}"), i.into())));
+    let tokenizer_json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null, "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w19" },
+    });
+    let tokenizer = crate::corpus::Tokenizer::from_bytes(tokenizer_json.to_string().as_bytes(), None, None).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let shards = write(&rows(), dir.path(), true);
+    let inputs = Inputs {
+        dictionary: &dictionary(),
+        name: String::new(),
+        shards: &shards,
+        column: "x",
+        split: None,
+        host: None,
+        tokenizer: Some(&tokenizer),
+        labels: HashMap::new(),
+    };
+    let (table, examples) = features(&inputs, &config(), &Silent).unwrap();
+    let out = dir.path().join("out");
+    table.save(&out).unwrap();
+    examples.save(&out).unwrap();
+    let back = Examples::load(&out).unwrap();
+    assert!(back == examples && FeatureTable::load(&out).unwrap() == table);
+    for (id, text) in hostile.iter().enumerate() {
+        let shown = back.0.iter().flat_map(|e| e.token_ids.iter().zip(&e.tokens)).find(|(&i, _)| i as usize == id);
+        assert!(shown.is_some_and(|(_, t)| t.contains(text)), "{text:?}: {shown:?}");
+    }
+    let longest = back.0.iter().flat_map(|e| &e.tokens).map(|t| t.chars().count()).max();
+    assert_eq!(longest, Some(201), "cut, with a sign that more follows");
+}

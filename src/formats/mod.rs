@@ -27,6 +27,7 @@ mod llamascopium;
 mod names;
 mod openai;
 mod overcomplete;
+pub mod pages;
 mod proof;
 mod saelens;
 mod sparsify;

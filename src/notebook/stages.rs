@@ -132,8 +132,9 @@ fn scored<'a>(caption: &str, rows: impl IntoIterator<Item = (String, &'a Metrics
 impl Show for ScoreReport {
     fn show(&self) -> Html {
         let prefixes = self.prefixes.iter().map(|(width, m)| (format!("first {width} latents"), m));
+        let steps = self.steps.iter().map(|(n, m)| (format!("{n} steps"), m));
         let baselines = self.baselines.iter().map(|(name, m)| (format!("baseline {name}"), m));
-        let rows = std::iter::once(("dictionary".to_string(), &self.metrics)).chain(prefixes).chain(baselines);
+        let rows = std::iter::once(("dictionary".to_string(), &self.metrics)).chain(prefixes).chain(steps).chain(baselines);
         scored(&format!("{} rows of the {} split", count(self.rows), self.split), rows)
     }
 }

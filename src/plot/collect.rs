@@ -1,14 +1,13 @@
-//! Finds what can be drawn: run folders with a training log, a score, a table of latents.
+//! Finds what can be drawn: run folders with a training log, a score, a table of latents, concepts or features.
 
 use std::cmp::Ordering;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::Float64Type;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-
+use super::slice::Sliced;
+use super::tables::{self, Atlas, Concepts, Densities, FEATURES_FILE};
 use crate::error::{Error, Result};
+use crate::score::concepts::CONCEPTS_FILE;
 use crate::score::{ScoreReport, LATENTS_FILE, SCORE_FILE};
 use crate::train::{read_log, LogRecord};
 
@@ -28,15 +27,12 @@ pub struct Run {
     pub score: Option<ScoreReport>,
     /// The table of latents.
     pub densities: Option<Densities>,
-}
-
-/// Firing density of each latent.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Densities {
-    /// Rows they were counted over, if the file says.
-    pub rows: Option<u64>,
-    /// Share of rows on which each latent fires.
-    pub values: Vec<f64>,
+    /// The recovery of concepts.
+    pub concepts: Option<Concepts>,
+    /// The map of atoms.
+    pub atlas: Option<Atlas>,
+    /// Cells in a plane. Never found in a folder: they are worked out of a dictionary for the chart.
+    pub slice: Option<Sliced>,
 }
 
 impl Run {
@@ -47,6 +43,41 @@ impl Run {
             _ => &self.name,
         }
     }
+}
+
+/// Runs of one setting, which differ in their seed, with what a chart shows of each.
+#[derive(Debug)]
+pub struct Setting<'a, T> {
+    /// Its name; the run's own when there is one.
+    pub name: &'a str,
+    /// In the order of the runs.
+    pub runs: Vec<T>,
+}
+
+impl<T> Setting<'_, T> {
+    /// For a legend: with the number of seeds when there are several.
+    pub fn label(&self) -> String {
+        match self.runs.len() {
+            1 => self.name.to_string(),
+            n => format!("{} ({n} seeds)", self.name),
+        }
+    }
+}
+
+/// Runs that have something to show, by setting, in order of first appearance.
+pub fn by_setting<'a, T>(runs: &'a [Run], show: impl Fn(&'a Run) -> Option<T>) -> Vec<Setting<'a, T>> {
+    let mut settings: Vec<(&str, Setting<'a, T>)> = Vec::new();
+    for run in runs {
+        let Some(shown) = show(run) else { continue };
+        match settings.iter_mut().find(|s| s.0 == run.setting()) {
+            Some((key, setting)) => {
+                setting.name = key;
+                setting.runs.push(shown);
+            }
+            None => settings.push((run.setting(), Setting { name: &run.name, runs: vec![shown] })),
+        }
+    }
+    settings.into_iter().map(|s| s.1).collect()
 }
 
 /// Every run at or below `dir`, by name (numbers in names by size).
@@ -81,44 +112,32 @@ fn visit(root: &Path, dir: &Path, depth: usize, runs: &mut Vec<Run>) -> Result<(
     Ok(())
 }
 
+/// Name of the run in `dir`, seen from `root`.
+pub fn name_of(root: &Path, dir: &Path) -> String {
+    let path = dir.strip_prefix(root).unwrap_or(dir);
+    let name = if path.as_os_str().is_empty() { root.file_name().unwrap_or(root.as_os_str()) } else { path.as_os_str() };
+    name.to_string_lossy().replace('\\', "/")
+}
+
 fn read(root: &Path, dir: &Path) -> Result<Option<Run>> {
     let file = |name: &str| Some(dir.join(name)).filter(|p| p.is_file());
     // The log that grows, not the copy at its end: an unfinished run can be looked at too.
     let log = file("log.jsonl").map(|_| read_log(dir)).transpose()?;
     let score = file(SCORE_FILE).map(|p| ScoreReport::load(&p)).transpose()?;
-    let densities = file(LATENTS_FILE).map(|p| read_densities(&p)).transpose()?;
-    if log.is_none() && score.is_none() && densities.is_none() {
+    let densities = file(LATENTS_FILE).map(|p| tables::densities(&p)).transpose()?;
+    let concepts = file(CONCEPTS_FILE).map(|p| tables::concepts(&p)).transpose()?;
+    let atlas = file(FEATURES_FILE).map(|p| tables::atlas(&p)).transpose()?;
+    if log.is_none() && score.is_none() && densities.is_none() && concepts.is_none() && atlas.is_none() {
         return Ok(None);
     }
-    let path = dir.strip_prefix(root).unwrap_or(dir);
-    let name = if path.as_os_str().is_empty() { root.file_name().unwrap_or(root.as_os_str()) } else { path.as_os_str() };
     let d_sae = densities.as_ref().map(|d| d.values.len()).or_else(|| width_of(&dir.join("dictionary.json")));
-    Ok(Some(Run { name: name.to_string_lossy().replace('\\', "/"), d_sae, log, score, densities }))
+    Ok(Some(Run { name: name_of(root, dir), d_sae, log, score, densities, concepts, atlas, slice: None }))
 }
 
 /// `d_sae` of a dictionary's header; the dictionary itself is not needed to draw it.
 fn width_of(path: &Path) -> Option<usize> {
     let header: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     header["d_sae"].as_u64().map(|d| d as usize)
-}
-
-fn read_densities(path: &PathBuf) -> Result<Densities> {
-    let wrong = |problem: String| Error::format("table of latents", path, problem, "run `score` again");
-    let file = fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| wrong(e.to_string()))?;
-    let metadata = reader.metadata().file_metadata().key_value_metadata();
-    let rows = metadata.and_then(|all| all.iter().find(|e| e.key == "rows")).and_then(|e| e.value.as_ref()?.parse().ok());
-    let mut values = Vec::new();
-    for batch in reader.build().map_err(|e| wrong(e.to_string()))? {
-        let batch = batch.map_err(|e| wrong(e.to_string()))?;
-        let column = batch.column_by_name("density").ok_or_else(|| wrong("it has no column `density`".into()))?;
-        let column = column.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong("its column `density` is not f64".into()))?;
-        if column.null_count() > 0 {
-            return Err(wrong("its column `density` has nulls".into()));
-        }
-        values.extend_from_slice(column.values());
-    }
-    Ok(Densities { rows, values })
 }
 
 /// Digits compare as numbers: k4 before k16.

@@ -1,6 +1,7 @@
 //! Histogram of firing densities on a log axis. Dead latents have no place on it: their number stands in the legend.
 
-use super::figure::{colour, dash, Axis, Entry, Figure, Panel, Scale, Series, Style};
+use super::collect::{by_setting, Setting};
+use super::figure::{colour, dash, Axis, Entry, Figure, Panel, Scale, Series, Style, Ticks};
 use super::{Chart, Densities, Run};
 use crate::score::{thousands, DENSE_ABOVE};
 
@@ -33,16 +34,10 @@ impl Chart for Density {
         let bins = -first;
         let bin = |v: f64| ((v.log10() * PER_DECADE + 1e-9).floor() as i32 - first).clamp(0, bins - 1) as usize;
         // Seeds of a setting are one curve: the share of their latents together.
-        let mut settings: Vec<(&str, Vec<&Densities>)> = Vec::new();
-        for (run, densities) in &all {
-            match settings.iter_mut().find(|s| s.0 == run.setting()) {
-                Some(setting) => setting.1.push(densities),
-                None => settings.push((run.setting(), vec![densities])),
-            }
-        }
+        let settings = by_setting(runs, |run| run.densities.as_ref().filter(|d| !d.values.is_empty()));
         let few = settings.len() <= FILLED;
         let (mut series, mut legend, mut highest) = (Vec::new(), Vec::new(), 0f64);
-        for (i, (setting, densities)) in settings.iter().enumerate() {
+        for (i, Setting { name, runs: densities }) in settings.iter().enumerate() {
             let values = || densities.iter().flat_map(|d| d.values.iter().copied());
             let (n, mut counts) = (values().count(), vec![0u64; bins as usize]);
             values().filter(|&v| v > 0.0).for_each(|v| counts[bin(v)] += 1);
@@ -57,10 +52,6 @@ impl Chart for Density {
             }
             series.push(Series { points, style, colour: colour(i) });
             let dead = values().filter(|&v| v <= 0.0).count();
-            let name = match &densities[..] {
-                [_] => all.iter().find(|(run, _)| run.setting() == *setting).map_or(*setting, |(run, _)| &run.name),
-                _ => setting,
-            };
             let note = format!(": {} of {} dead", thousands(dead as u64), thousands(n as u64));
             legend.push(Entry { label: name.to_string(), note, style: Some(style), colour: colour(i) });
         }
@@ -68,10 +59,9 @@ impl Chart for Density {
             label: "firing density (share of rows, log scale)".into(),
             scale: Scale::Log,
             range: (10f64.powf(f64::from(first) / PER_DECADE), 1.0),
-            marks: Vec::new(),
+            ticks: Ticks::Round,
         };
-        let y =
-            Axis { label: "latents per bin (%)".into(), scale: Scale::Linear, range: (0.0, (1.12 * highest).max(1.0)), marks: Vec::new() };
+        let y = Axis::linear("latents per bin (%)", (0.0, (1.12 * highest).max(1.0)));
         let guides = vec![(DENSE_ABOVE, "dense".to_string())];
         let rows = all[0].1.rows.filter(|rows| all.iter().all(|(_, d)| d.rows == Some(*rows)));
         let over = rows.map_or(String::new(), |rows| format!(" over {} scored rows", thousands(rows)));
@@ -80,7 +70,7 @@ impl Chart for Density {
         Some(Figure {
             title: "How often latents fire".into(),
             subtitle,
-            panels: vec![Panel { x, y, series, guides }],
+            panels: vec![Panel { guides, ..Panel::new(x, y, series) }],
             legend,
             size: (900, 540),
         })

@@ -22,6 +22,11 @@ pub fn dash(i: usize) -> Dash {
     }
 }
 
+/// The mark of the i-th group.
+pub fn mark(i: usize) -> Mark {
+    [Mark::Disc, Mark::Square, Mark::Triangle, Mark::Diamond, Mark::Cross][i % 5]
+}
+
 /// How an axis maps values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
@@ -29,6 +34,18 @@ pub enum Scale {
     Linear,
     /// Equal factors.
     Log,
+}
+
+/// Which values of an axis are marked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Ticks {
+    /// Round ones.
+    #[default]
+    Round,
+    /// These.
+    At(Vec<f64>),
+    /// These, under these names; no grid line, since what stands between names means nothing. Empty = an axis without units.
+    Named(Vec<(f64, String)>),
 }
 
 /// An axis.
@@ -40,11 +57,16 @@ pub struct Axis {
     pub scale: Scale,
     /// From, to; from < to, both positive on a log axis.
     pub range: (f64, f64),
-    /// Values to mark; empty = round ones.
-    pub marks: Vec<f64>,
+    /// What is marked.
+    pub ticks: Ticks,
 }
 
 impl Axis {
+    /// A linear axis of this range, with round marks.
+    pub fn linear(label: impl Into<String>, range: (f64, f64)) -> Self {
+        Self { label: label.into(), scale: Scale::Linear, range, ticks: Ticks::Round }
+    }
+
     /// An axis that holds all values with some room, log when they are positive and span more than a factor of `log_above`.
     /// Values that the scale cannot show are ignored.
     pub fn fitting(label: impl Into<String>, values: impl Iterator<Item = f64>, log_above: f64) -> Self {
@@ -70,7 +92,7 @@ impl Axis {
                 (floor, high + room)
             }
         };
-        Self { label: label.into(), scale, range, marks: Vec::new() }
+        Self { label: label.into(), scale, range, ticks: Ticks::Round }
     }
 
     /// Marks the values that occur (rounded) where these are few: the k of a sweep rather than 5, 10, 20.
@@ -79,7 +101,7 @@ impl Axis {
         marks.sort_by(f64::total_cmp);
         marks.dedup();
         if (2..=8).contains(&marks.len()) {
-            self.marks = marks;
+            self.ticks = Ticks::At(marks);
         }
         self
     }
@@ -95,12 +117,11 @@ impl Axis {
 
     /// Values to mark, with their labels.
     pub fn ticks(&self) -> Vec<(f64, String)> {
-        if !self.marks.is_empty() {
-            return self.marks.iter().map(|&v| (v, short(v, v))).collect();
-        }
-        match self.scale {
-            Scale::Linear => linear_ticks(self.range),
-            Scale::Log => log_ticks(self.range),
+        match (&self.ticks, self.scale) {
+            (Ticks::At(values), _) => values.iter().map(|&v| (v, short(v, v))).collect(),
+            (Ticks::Named(names), _) => names.clone(),
+            (Ticks::Round, Scale::Linear) => linear_ticks(self.range),
+            (Ticks::Round, Scale::Log) => log_ticks(self.range),
         }
     }
 }
@@ -117,22 +138,27 @@ fn linear_ticks((a, b): (f64, f64)) -> Vec<(f64, String)> {
 /// Powers of ten; with 2 and 5 between when there are few of them, with all digits when there is hardly one.
 fn log_ticks((a, b): (f64, f64)) -> Vec<(f64, String)> {
     let decades = (b / a).log10();
+    let inside = |v: f64| v >= a * 0.999_999 && v <= b * 1.000_001;
+    let exponents = a.log10().floor() as i32..=b.log10().ceil() as i32;
+    let count =
+        |digits: &[f64]| exponents.clone().flat_map(|e| digits.iter().map(move |d| d * 10f64.powi(e))).filter(|v| inside(*v)).count();
+    let coarse: &[f64] = &[1.0, 2.0, 5.0];
     let digits: &[f64] = if decades > 3.5 {
         &[1.0]
-    } else if decades > 0.8 {
-        &[1.0, 2.0, 5.0]
+    } else if decades > 0.8 && count(coarse) > 2 {
+        coarse
     } else {
         &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
     };
     let skip = (decades / 8.0).ceil().max(1.0) as i32;
     let mut ticks = Vec::new();
-    for exponent in a.log10().floor() as i32..=b.log10().ceil() as i32 {
+    for exponent in exponents.clone() {
         if digits.len() == 1 && exponent.rem_euclid(skip) != 0 {
             continue;
         }
         for digit in digits {
             let value = digit * 10f64.powi(exponent);
-            if value >= a * 0.999_999 && value <= b * 1.000_001 {
+            if inside(value) {
                 ticks.push((value, short(value, value)));
             }
         }
@@ -200,6 +226,8 @@ pub enum Style {
     Points(Mark, f64),
     /// Level from each point to the next in x, and down to the axis at both ends: the outline of a histogram, filled faintly.
     Steps(Dash),
+    /// The polygon of these corners, filled at this opacity (0 to 1).
+    Fill(f64),
 }
 
 /// Points drawn in one way.
@@ -224,6 +252,30 @@ pub struct Panel {
     pub series: Vec<Series>,
     /// Vertical guides, with a short text each.
     pub guides: Vec<(f64, String)>,
+    /// Texts at points, the most important first: one that has no room beside those before it is left out.
+    pub labels: Vec<Label>,
+    /// Is a unit as long on one axis as on the other? The panel shrinks to make it so.
+    pub is_isometric: bool,
+}
+
+impl Panel {
+    /// Axes with series, and nothing else.
+    pub fn new(x: Axis, y: Axis, series: Vec<Series>) -> Self {
+        Self { x, y, series, guides: Vec::new(), labels: Vec::new(), is_isometric: false }
+    }
+}
+
+/// A text in a panel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Label {
+    /// Of what, in the units of the axes.
+    pub at: (f64, f64),
+    /// What it says.
+    pub text: String,
+    /// Stands in the middle of `at`; otherwise beside it.
+    pub is_centred: bool,
+    /// The width and height it must fit into, in the units of the axes.
+    pub room: Option<(f64, f64)>,
 }
 
 /// A line of the legend.
@@ -264,12 +316,13 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_few() {
-        let axis = |scale, range| Axis { label: String::new(), scale, range, marks: Vec::new() };
+        let axis = |scale, range| Axis { label: String::new(), scale, range, ticks: Ticks::Round };
         assert_eq!(labels(&axis(Scale::Linear, (0.0, 1_050_000.0))), ["0", "250k", "500k", "750k", "1M"]);
         assert_eq!(labels(&axis(Scale::Linear, (0.0, 0.31))), ["0", "0.1", "0.2", "0.3"]);
         assert_eq!(labels(&axis(Scale::Log, (3.6, 36.0))), ["5", "10", "20"]);
         assert_eq!(labels(&axis(Scale::Log, (1e-6, 1.0))), ["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1", "1"]);
         assert_eq!(labels(&axis(Scale::Log, (0.05, 0.4))), ["0.05", "0.1", "0.2"]);
+        assert_eq!(labels(&axis(Scale::Log, (0.021, 0.17))), ["0.03", "0.04", "0.05", "0.06", "0.08", "0.1", "0.15"]);
         for range in [(0.0, 1.0), (0.0, 37.0), (-3.0, 2.2), (0.017, 0.019), (1e7, 3e7)] {
             let n = axis(Scale::Linear, range).ticks().len();
             assert!((3..=7).contains(&n), "{range:?}: {n}");

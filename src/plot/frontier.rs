@@ -2,7 +2,7 @@
 //! baselines in grey.
 
 use super::collect::natural;
-use super::figure::{colour, dash, Axis, Dash, Entry, Figure, Mark, Panel, Scale, Series, Style, GREY};
+use super::figure::{colour, dash, mark, Axis, Dash, Entry, Figure, Mark, Panel, Scale, Series, Style, GREY};
 use super::{Chart, Run};
 use crate::score::{thousands, Metrics};
 
@@ -47,7 +47,7 @@ impl Chart for Frontier {
         groups.sort_by_key(|(d_sae, _)| *d_sae);
         baselines.sort_by(|(a, _), (b, _)| natural(a.0, b.0).then(a.1.cmp(&b.1)));
         let points = || groups.iter().flat_map(|g| &g.1).chain(baselines.iter().flat_map(|b| &b.1));
-        let x = Axis::fitting("L0 (active latents per row)", points().map(|p| p.l0), 4.0);
+        let x = Axis::fitting("L0 (active latents per row)", points().map(|p| p.l0), 3.0);
         let x = if x.scale == Scale::Log { x.marking(points().map(|p| p.l0)) } else { x };
         let y = Axis::fitting("FVU (fraction of variance unexplained)", points().map(|p| p.fvu), 4.0);
         let (mut series, mut legend) = (Vec::new(), Vec::new());
@@ -70,7 +70,7 @@ impl Chart for Frontier {
             if means.len() > 1 {
                 series.push(Series { points: means.clone(), style: Style::Line(dash(i), 2.2), colour: colour(i) });
             }
-            let style = Style::Points(Mark::Disc, 4.5);
+            let style = Style::Points(mark(i), 4.5);
             series.push(Series { points: points.iter().map(|p| (p.l0, p.fvu)).collect(), style, colour: colour(i) });
             let label = d_sae.map_or_else(|| "dictionary".into(), |d| format!("{} latents", thousands(d as u64)));
             legend.push(Entry { label, note: String::new(), style: Some(style), colour: colour(i) });
@@ -82,7 +82,7 @@ impl Chart for Frontier {
         Some(Figure {
             title: "Sparsity against reconstruction".into(),
             subtitle: format!("{over}a point per run, lines through the means over seeds; down and left is better"),
-            panels: vec![Panel { x, y, series, guides: Vec::new() }],
+            panels: vec![Panel::new(x, y, series)],
             legend,
             size: (900, 540),
         })

@@ -1,6 +1,6 @@
 //! Figures of one's own: a few named lines or clouds of points over a pair of axes, with colours, marks and a legend chosen.
 
-use super::figure::{colour, dash, Axis, Entry, Figure, Mark, Panel, Series, Style};
+use super::figure::{colour, dash, mark, Axis, Entry, Figure, Panel, Series, Style};
 
 type Points = Vec<(f64, f64)>;
 
@@ -40,13 +40,9 @@ impl Figure {
             }
             series.extend(styles.into_iter().map(|style| Series { points: points.clone(), style, colour: colour(i) }));
         }
-        let panels = vec![Panel { x, y, series, guides: Vec::new() }];
+        let panels = vec![Panel::new(x, y, series)];
         Self { title: title.into(), subtitle: String::new(), panels, legend, size: (760, 440) }
     }
-}
-
-fn mark(i: usize) -> Mark {
-    [Mark::Disc, Mark::Square, Mark::Triangle, Mark::Diamond, Mark::Cross][i % 5]
 }
 
 #[cfg(test)]

@@ -3,20 +3,30 @@
 //! A chart is a file that turns [`Run`]s into a [`Figure`]; [`ALL`] lists them. One renderer draws figures to SVG and PNG, without system
 //! fonts, the same bytes each time. Not for: interactive pages (`dashboard`).
 
+mod atlas;
+mod coherence;
 mod collect;
+mod curves;
 mod density;
 mod figure;
 mod fonts;
 mod frontier;
 mod lines;
+mod prefixes;
+mod recovery;
 mod render;
+mod slice;
+mod steps;
+mod tables;
 mod training;
 
 use std::path::{Path, PathBuf};
 
-pub use collect::{collect, Densities, Run};
-pub use figure::{Axis, Dash, Entry, Figure, Mark, Panel, Scale, Series, Style, GREY, PALETTE};
+pub use collect::{collect, name_of, Run};
+pub use figure::{Axis, Dash, Entry, Figure, Label, Mark, Panel, Scale, Series, Style, Ticks, GREY, PALETTE};
 pub use render::{draw, svg};
+pub use slice::{Sliced, MAX_CELLS};
+pub use tables::{Atlas, Atom, Concepts, Densities, FEATURES_FILE};
 
 use crate::error::{Error, Result};
 
@@ -33,7 +43,17 @@ pub trait Chart: Sync {
 }
 
 /// Every chart; adding one is a file and a line here.
-pub const ALL: &[&dyn Chart] = &[&training::Training, &density::Density, &frontier::Frontier];
+pub const ALL: &[&dyn Chart] = &[
+    &training::Training,
+    &density::Density,
+    &frontier::Frontier,
+    &prefixes::Prefixes,
+    &steps::Steps,
+    &coherence::Coherence,
+    &recovery::RecoveryBars,
+    &atlas::AtlasMap,
+    &slice::SliceMap,
+];
 
 /// The chart of an id.
 ///
@@ -78,8 +98,8 @@ pub fn draw_all(runs: &[Run], ids: &[String], out: &Path) -> Result<Vec<PathBuf>
     }
     if figures.is_empty() {
         return Err(Error::request(
-            "there is nothing to draw: no log.jsonl, score.json or latents.parquet was found",
-            "point to the folder of a training run, of a score, or of a sweep",
+            "there is nothing to draw: no log.jsonl, score.json, latents.parquet, concepts.json or features.parquet was found",
+            "point to the folder of a training run, of a score, of a sweep, or of a feature table",
         ));
     }
     let mut written = Vec::new();

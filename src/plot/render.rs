@@ -12,7 +12,7 @@ use plotters::prelude::{BitMapBackend, DrawingBackend, IntoDrawingArea, SVGBacke
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontDesc, FontFamily, FontStyle, FontTransform, RGBColor, ShapeStyle, TextStyle, WHITE};
 
-use super::figure::{Axis, Dash, Entry, Figure, Mark, Panel, Series, Style};
+use super::figure::{Axis, Dash, Entry, Figure, Label, Mark, Panel, Series, Style, Ticks};
 use super::fonts;
 use crate::artefact;
 use crate::error::{Error, Result};
@@ -100,6 +100,13 @@ impl Frame {
         (self.left + x.place(p.0) * (self.right - self.left), self.bottom - y.place(p.1) * (self.bottom - self.top))
     }
 
+    /// The largest part, from the top left, in which a unit of x is as long as one of y.
+    fn isometric(self, x: &Axis, y: &Axis) -> Self {
+        let (dx, dy) = (x.range.1 - x.range.0, y.range.1 - y.range.0);
+        let unit = ((self.right - self.left) / dx).min((self.bottom - self.top) / dy);
+        Self { right: self.left + unit * dx, bottom: self.top + unit * dy, ..self }
+    }
+
     /// A point held inside (a little outside, so that an edge stays hidden); not finite when `p` is not.
     fn clamp(&self, p: (f64, f64)) -> (f64, f64) {
         if p.0.is_finite() && p.1.is_finite() {
@@ -155,6 +162,49 @@ fn label(entry: &Entry, room: f64) -> String {
     format!("{name}{}", entry.note)
 }
 
+/// Labels that have room, with their middles and boxes (left, top, right, bottom): in the order given, each where it lies inside the frame
+/// and on none before it.
+fn placed<'a>(labels: &'a [Label], x: &Axis, y: &Axis, frame: &Frame) -> Vec<(&'a Label, (f64, f64), [f64; 4])> {
+    let (h, gap, apart) = (TICK * 1.25, 5.0, 4.0);
+    let mut taken: Vec<[f64; 4]> = Vec::new();
+    let mut placed = Vec::new();
+    for label in labels {
+        let at = frame.at(x, y, label.at);
+        let w = width(&label.text, TICK, FontStyle::Normal);
+        let length = |axis: &Axis, units: f64| (axis.place(axis.range.0 + units) - axis.place(axis.range.0)).abs();
+        if let Some((room_w, room_h)) = label.room {
+            if w > length(x, room_w) * (frame.right - frame.left) || h > length(y, room_h) * (frame.bottom - frame.top) {
+                continue;
+            }
+        }
+        let beside = [(0.5 * w + gap, 0.0), (-0.5 * w - gap, 0.0), (0.0, -0.5 * h - gap), (0.0, 0.5 * h + gap)];
+        let places: &[(f64, f64)] = if label.is_centred { &[(0.0, 0.0)] } else { &beside };
+        let boxes = places.iter().map(|(dx, dy)| {
+            let (mx, my) = (at.0 + dx, at.1 + dy);
+            ((mx, my), [mx - 0.5 * w, my - 0.5 * h, mx + 0.5 * w, my + 0.5 * h])
+        });
+        let is_free = |b: &[f64; 4]| {
+            b[0] > frame.left + 2.0
+                && b[1] > frame.top + 2.0
+                && b[2] < frame.right - 2.0
+                && b[3] < frame.bottom - 2.0
+                && taken.iter().all(|t| b[0] > t[2] + apart || b[2] < t[0] - apart || b[1] > t[3] || b[3] < t[1])
+        };
+        let free = boxes.into_iter().find(|(_, b)| is_free(b));
+        if let Some((middle, around)) = free {
+            taken.push(around);
+            placed.push((label, middle, around));
+        }
+    }
+    placed
+}
+
+/// A colour at an opacity on white, as a colour of its own: what lies below does not shine through, and edges of neighbours do not add up.
+fn over_white(colour: RGBColor, opacity: f64) -> RGBColor {
+    let mix = |c: u8| (255.0 - (255.0 - f64::from(c)) * opacity.clamp(0.0, 1.0)).round() as u8;
+    RGBColor(mix(colour.0), mix(colour.1), mix(colour.2))
+}
+
 fn rgb((r, g, b): (u8, u8, u8)) -> RGBColor {
     RGBColor(r, g, b)
 }
@@ -189,11 +239,16 @@ impl<B: DrawingBackend> Canvas<B> {
             right -= room + 14.0;
             self.legend(&figure.legend, right + 14.0, top, room, h - MARGIN)?;
         }
+        let is_bare = |axis: &Axis| axis.label.is_empty() && axis.ticks().is_empty();
         let labels = figure.panels.iter().flat_map(|p| p.y.ticks()).map(|(_, label)| width(&label, TICK, FontStyle::Normal));
-        let left = MARGIN + LABEL + 14.0 + labels.fold(20.0, f64::max);
+        let is_bare_y = figure.panels.iter().all(|p| is_bare(&p.y));
+        let left = if is_bare_y { MARGIN } else { MARGIN + LABEL + 14.0 + labels.fold(20.0, f64::max) };
         // Panels share one x axis: only the last one labels it.
         let gap = 16.0;
-        let foot = MARGIN + LABEL + 10.0 + TICK + 8.0;
+        let foot = match figure.panels.last() {
+            Some(last) if is_bare(&last.x) => MARGIN,
+            _ => MARGIN + LABEL + 10.0 + TICK + 8.0,
+        };
         let height = (h - top - foot - gap * (figure.panels.len() as f64 - 1.0)) / figure.panels.len() as f64;
         for (i, panel) in figure.panels.iter().enumerate() {
             let top = top + i as f64 * (height + gap);
@@ -210,15 +265,21 @@ impl<B: DrawingBackend> Canvas<B> {
 
     fn panel(&self, panel: &Panel, frame: Frame, is_last: bool) -> Drawn<B> {
         let (x, y) = (&panel.x, &panel.y);
+        let frame = if panel.is_isometric { frame.isometric(x, y) } else { frame };
+        let is_named = |axis: &Axis| matches!(axis.ticks, Ticks::Named(_));
         for (value, label) in y.ticks() {
             let (_, at) = frame.at(x, y, (x.range.0, value));
-            self.path(&[(frame.left, at), (frame.right, at)], stroke(GRID, 1.0))?;
+            if !is_named(y) {
+                self.path(&[(frame.left, at), (frame.right, at)], stroke(GRID, 1.0))?;
+            }
             self.text(&label, (frame.left - 7.0, at), TICK, FontStyle::Normal, HPos::Right, VPos::Center)?;
         }
         let mut free = f64::NEG_INFINITY;
         for (value, label) in x.ticks() {
             let (at, _) = frame.at(x, y, (value, y.range.0));
-            self.path(&[(at, frame.top), (at, frame.bottom)], stroke(GRID, 1.0))?;
+            if !is_named(x) {
+                self.path(&[(at, frame.top), (at, frame.bottom)], stroke(GRID, 1.0))?;
+            }
             let half = 0.5 * width(&label, TICK, FontStyle::Normal);
             // A label that would touch the one before it is left out.
             if is_last && at - half > free {
@@ -237,6 +298,14 @@ impl<B: DrawingBackend> Canvas<B> {
         }
         for series in &panel.series {
             self.series(series, x, y, &frame)?;
+        }
+        for (label, at, [left, top, right, bottom]) in placed(&panel.labels, x, y, &frame) {
+            if !label.is_centred {
+                // What lies behind fades, or it would be read as a part of the letters.
+                let veil = Rectangle::new([px((left, top)), px((right, bottom))], WHITE.mix(0.7).filled());
+                self.area.draw(&veil)?;
+            }
+            self.text(&label.text, at, TICK, FontStyle::Normal, HPos::Center, VPos::Center)?;
         }
         let corners = [(frame.left, frame.top), (frame.right, frame.top), (frame.right, frame.bottom), (frame.left, frame.bottom)];
         self.path(&[corners[0], corners[1], corners[2], corners[3], corners[0]], stroke(FRAME, 1.0))?;
@@ -279,6 +348,12 @@ impl<B: DrawingBackend> Canvas<B> {
                     let outline: Vec<(f64, f64)> = outline.into_iter().map(|p| frame.clamp(frame.at(x, y, p))).collect();
                     self.area.draw(&Polygon::new(outline.iter().map(|&p| px(p)).collect::<Vec<_>>(), colour.mix(0.10)))?;
                     self.dashed(&outline, stroke(colour, 2.0), dash)?;
+                }
+            }
+            Style::Fill(opacity) => {
+                let corners: Vec<(f64, f64)> = series.points.iter().map(|&p| frame.clamp(frame.at(x, y, p))).collect();
+                if corners.len() > 2 && corners.iter().all(|p| !p.0.is_nan()) {
+                    self.area.draw(&Polygon::new(corners.into_iter().map(px).collect::<Vec<_>>(), over_white(colour, opacity).filled()))?;
                 }
             }
         }
@@ -365,6 +440,11 @@ impl<B: DrawingBackend> Canvas<B> {
                     self.area.draw(&Rectangle::new([a, b], colour.mix(0.18).filled()))?;
                     self.dashed(&[(left + 2.0, y - 6.0), (left + 26.0, y - 6.0)], stroke(colour, 2.0), dash)?;
                 }
+                Style::Fill(opacity) => {
+                    let (a, b) = (px((left + 2.0, y - 6.0)), px((left + 26.0, y + 6.0)));
+                    self.area.draw(&Rectangle::new([a, b], over_white(colour, opacity).filled()))?;
+                    self.area.draw(&Rectangle::new([a, b], stroke(FRAME, 1.0)))?;
+                }
             }
             self.text(&label(entry, room - 36.0), (left + 36.0, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
         }
@@ -374,5 +454,36 @@ impl<B: DrawingBackend> Canvas<B> {
             self.text(&more, (left + 36.0, y), LEGEND, FontStyle::Normal, HPos::Left, VPos::Center)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(at: (f64, f64), text: &str) -> Label {
+        Label { at, text: text.into(), is_centred: false, room: None }
+    }
+
+    #[test]
+    fn labels_lie_inside_and_on_no_other() {
+        fonts::register().unwrap();
+        let axis = Axis::linear("", (0.0, 1.0));
+        let frame = Frame { left: 0.0, top: 0.0, right: 200.0, bottom: 100.0 };
+        // At the left edge it goes right, at the right edge left; in the middle there is room for one at each side.
+        let mut labels = vec![label((0.0, 0.5), "west"), label((1.0, 0.5), "east")];
+        labels.extend((0..5).map(|i| label((0.5, 0.5), &format!("m{i}"))));
+        let found = placed(&labels, &axis, &axis, &frame);
+        assert_eq!(found.iter().map(|f| f.0.text.as_str()).collect::<Vec<_>>(), ["west", "east", "m0", "m1"]);
+        assert!(found[0].1 .0 > 0.0 && found[1].1 .0 < 200.0);
+        let tight = Label { room: Some((0.01, 1.0)), ..label((0.5, 0.5), "too wide") };
+        assert!(placed(&[tight], &axis, &axis, &frame).is_empty());
+    }
+
+    #[test]
+    fn isometric_panels_have_one_unit() {
+        let frame = Frame { left: 10.0, top: 0.0, right: 410.0, bottom: 100.0 };
+        let f = frame.isometric(&Axis::linear("", (-1.0, 1.0)), &Axis::linear("", (0.0, 1.0)));
+        assert_eq!((f.right - f.left, f.bottom - f.top), (200.0, 100.0));
     }
 }

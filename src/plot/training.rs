@@ -37,7 +37,7 @@ impl Chart for Training {
                 style: Style::Line(dash(group(run)), 1.8),
                 colour: colour(group(run)),
             });
-            Panel { x: x.clone(), y, series: series.collect(), guides: Vec::new() }
+            Panel::new(x.clone(), y, series.collect())
         };
         let mut panels = vec![
             panel("FVU (batch)", 4.0, |r| r.fvu),
@@ -62,7 +62,7 @@ impl Chart for Training {
         if settings.len() == 1 {
             subtitle = format!("{}; {subtitle}", if logged.len() == 1 { &logged[0].0.name } else { settings[0] });
         }
-        Some(Figure { title: "Training".into(), subtitle, panels, legend, size: (900, 760) })
+        Some(Figure { title: "Training".into(), subtitle, panels, legend, size: (900, 640) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A dictionary over shards, scored beside baselines that nobody trained, in one call.
 
 use super::baselines::{baselines, BaselineConfig};
-use super::{score_all, LatentStats, ScoreConfig, ScoreReport};
+use super::{score_all, LatentStats, Metrics, Ordered, ScoreConfig, ScoreReport, Scores};
 use crate::dictionary::Dictionary;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -26,7 +26,7 @@ impl Iterator for Sample {
     }
 }
 
-/// Scores a dictionary, its prefixes (Matryoshka), and the [`baselines`] at its number of latents per row, on the rows of a split (`None` =
+/// Scores a dictionary, its prefixes (Matryoshka), its shorter pursuits (MP), and the [`baselines`] at its number of latents per row, on the rows of a split (`None` =
 /// all). Baselines are made from training rows, with `seed`. Save both results where the dictionary is, and [`crate::plot::collect`]
 /// finds them.
 ///
@@ -41,11 +41,21 @@ pub fn compare(
     progress: &dyn Progress,
 ) -> Result<(ScoreReport, LatentStats)> {
     let config = ScoreConfig::default();
-    let widths = dictionary.prefixes();
-    let nested: Vec<Dictionary> = widths.iter().map(|&m| dictionary.prefix(m)).collect::<Result<_>>()?;
-    let parts: Vec<&Dictionary> = std::iter::once(dictionary).chain(&nested).collect();
-    let mut scores = score_all(&parts, shards.scan(column, split)?, &config, progress)?;
-    let own = scores.remove(0);
+    let nested = dictionary.prefixes().into_iter().map(|m| Ok((m, dictionary.prefix(m)?))).collect::<Result<Vec<_>>>()?;
+    let mut counts = dictionary.step_counts();
+    let whole = counts.pop();
+    let shorter = counts.into_iter().map(|s| Ok((s, dictionary.shorter(s)?))).collect::<Result<Vec<_>>>()?;
+    let parts: Vec<&Dictionary> = std::iter::once(dictionary).chain(nested.iter().chain(&shorter).map(|(_, d)| d)).collect();
+    let mut prefixes = score_all(&parts, shards.scan(column, split)?, &config, progress)?;
+    let own = prefixes.remove(0);
+    let early = prefixes.split_off(nested.len());
+    let named = |those: &[(usize, Dictionary)], scores: Vec<Scores>| -> Ordered<Metrics> {
+        those.iter().zip(scores).map(|((n, _), s)| (n.to_string(), s.metrics)).collect()
+    };
+    let mut steps = named(&shorter, early);
+    if let Some(whole) = whole {
+        steps.insert(whole.to_string(), own.metrics.clone());
+    }
     let k = dictionary.activation.k().unwrap_or_else(|| own.metrics.get("l0").map_or(1, |l0| l0.round().max(1.0) as usize));
     let settings = BaselineConfig { k, d_sae: dictionary.d_sae(), seed, ..Default::default() };
     let rows = shards.shuffled(column, Some(Split::Train), &ShuffleConfig { seed, ..Default::default() })?;
@@ -57,7 +67,8 @@ pub fn compare(
         split: split.map_or("all", Split::name).to_string(),
         rows: own.rows,
         metrics: own.metrics,
-        prefixes: widths.iter().zip(scores).map(|(m, s)| (m.to_string(), s.metrics)).collect(),
+        prefixes: named(&nested, prefixes),
+        steps,
         baselines: made.iter().zip(others).map(|((name, _), s)| (name.clone(), s.metrics)).collect(),
     };
     Ok((report, own.latents))

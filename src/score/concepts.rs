@@ -19,6 +19,10 @@ use crate::codes::Codes;
 use crate::error::{Error, Result};
 use sweep::{best_threshold, confusion, sweep_columns, Columns, Confusion, Cut};
 
+/// File that holds the recovery of concepts under several representations, as `lapidary demo` writes it: `representations`, a list of
+/// [`Recovery`], with `selection_rows` and `test_rows` beside.
+pub const CONCEPTS_FILE: &str = "concepts.json";
+
 /// A concept's name and the class it is reported under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
@@ -50,7 +54,7 @@ pub const MIN_POSITIVES: u64 = 50;
 pub const RECOVERED: f64 = 0.7;
 
 /// One concept under one representation.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ConceptScore {
     /// Name of the concept.
     pub concept: String,
@@ -75,7 +79,7 @@ pub struct ConceptScore {
 }
 
 /// A class of concepts under one representation.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ClassSummary {
     /// The class.
     pub class: String,
@@ -92,7 +96,7 @@ pub struct ClassSummary {
 }
 
 /// All concepts under one representation.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Recovery {
     /// What was read: `dictionary`, `neurons`, `token`, ...
     pub features: String,

@@ -159,7 +159,12 @@ pub fn score_planted(
     if config.block_rows == 0 {
         return Err(Error::config("score.block_rows", "0 rows are no block", "leave it out, or choose a few thousand"));
     }
-    let mut jobs: Vec<Job<'_>> = dictionaries.iter().map(|d| Job::new(d, truth)).collect::<Result<_>>()?;
+    let mut jobs: Vec<Job<'_>> = Vec::with_capacity(dictionaries.len());
+    for dictionary in dictionaries {
+        // What only the weights say is worked out once for dictionaries that share them (a pursuit and its shorter ones).
+        let twin = jobs.iter().find(|j| j.dictionary.shares_weights(dictionary)).map(|j| j.latents.clone());
+        jobs.push(Job::new(dictionary, twin, truth)?);
+    }
     progress.begin("score", None, "rows");
     let mut pending = Pending::default();
     let mut blocks = 0u64;
@@ -263,7 +268,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(dictionary: &'a Dictionary, truth: Option<&'a Planted>) -> Result<Self> {
+    fn new(dictionary: &'a Dictionary, fresh: Option<LatentStats>, truth: Option<&'a Planted>) -> Result<Self> {
         if dictionary.d_in() != dictionary.d_out() {
             return Err(Error::Unsupported {
                 by: "score".into(),
@@ -284,7 +289,11 @@ impl<'a> Job<'a> {
             None => None,
         };
         let metrics = ALL.iter().map(|kind| (kind.new)()).collect();
-        Ok(Self { dictionary, metrics, latents: LatentStats::new(dictionary)?, planted })
+        let latents = match fresh {
+            Some(latents) => latents,
+            None => LatentStats::new(dictionary)?,
+        };
+        Ok(Self { dictionary, metrics, latents, planted })
     }
 
     fn update(

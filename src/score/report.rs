@@ -92,6 +92,9 @@ pub struct ScoreReport {
     /// Of nested dictionaries: the first latents alone, by how many, then by metric id.
     #[serde(skip_serializing_if = "Ordered::is_empty")]
     pub prefixes: Ordered<Metrics>,
+    /// Of a pursuit: ended after fewer steps, by how many, then by metric id; its own number last.
+    #[serde(skip_serializing_if = "Ordered::is_empty")]
+    pub steps: Ordered<Metrics>,
     /// By baseline, then by metric id.
     pub baselines: Ordered<Metrics>,
 }
@@ -132,6 +135,7 @@ impl ScoreReport {
             rows: value["rows"].as_u64().ok_or_else(|| wrong("it has no number `rows`".into()))?,
             metrics: metrics(map(&value, "metrics")?),
             prefixes: beside("prefixes"),
+            steps: beside("steps"),
             baselines: beside("baselines"),
         })
     }
@@ -169,6 +173,25 @@ pub fn thousands(n: u64) -> String {
     out
 }
 
+/// Figures of a shorter pursuit that a person wants to see beside each other.
+const OF_STEPS: [&str; 3] = ["fvu", "l0", "cosine"];
+
+impl ScoreReport {
+    fn write_steps(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<&str> = OF_STEPS.into_iter().filter(|id| self.steps.iter().any(|(_, m)| m.get(id).is_some())).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let heads: Vec<String> = ids.iter().map(|id| format!("{id:>10}")).collect();
+        writeln!(f, "  {:>6}{}   the same pursuit, ended early", "steps", heads.concat())?;
+        for (steps, metrics) in self.steps.iter() {
+            let cells: Vec<String> = ids.iter().map(|id| format!("{:>10}", metrics.get(id).map_or("-".into(), |&v| figure(v)))).collect();
+            writeln!(f, "  {steps:>6}{}", cells.concat())?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for ScoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} rows of the {} split", thousands(self.rows), self.split)?;
@@ -194,7 +217,7 @@ impl fmt::Display for ScoreReport {
                 .collect();
             writeln!(f, "  {}", cells.join("  ").trim_end())?;
         }
-        Ok(())
+        self.write_steps(f)
     }
 }
 
@@ -209,8 +232,8 @@ mod tests {
             split: "held-out".into(),
             rows: 51_200,
             metrics,
-            prefixes: Ordered::default(),
             baselines: [("pca".to_string(), pca)].into_iter().collect(),
+            ..ScoreReport::default()
         }
     }
 
@@ -236,6 +259,20 @@ mod tests {
         assert_eq!(lines[2], "  fvu     ratio           0.12346  0.50000");
         assert_eq!(lines[3], "  l0      latents/row          16        -");
         assert_eq!(lines[4], "  cosine  cosine        undefined        -");
+    }
+
+    #[test]
+    fn steps_have_a_table_of_their_own_and_come_back() {
+        let of = |fvu: f64, l0: f64| -> Metrics { [("fvu".to_string(), fvu), ("l0".into(), l0)].into_iter().collect() };
+        let report =
+            ScoreReport { steps: [("1".to_string(), of(0.5, 1.0)), ("12".into(), of(0.25, 11.5))].into_iter().collect(), ..sample() };
+        let text = report.to_string();
+        let lines: Vec<&str> = text.lines().skip(5).collect();
+        assert_eq!(lines[0], "   steps       fvu        l0   the same pursuit, ended early");
+        assert_eq!(lines[2], "      12   0.25000    11.500");
+        let dir = tempfile::tempdir().unwrap();
+        report.save(dir.path()).unwrap();
+        assert_eq!(ScoreReport::load(&dir.path().join(SCORE_FILE)).unwrap().steps, report.steps);
     }
 
     #[test]

@@ -325,3 +325,19 @@ fn the_page_of_metrics_says_what_the_code_does() {
         .collect();
     assert!(missing.is_empty(), "docs/metrics.md lacks or contradicts:\n{}", missing.join("\n"));
 }
+
+/// Each step leaves no more than the one before (no tolerance, unit atoms), and one pass over all gives what each alone gives.
+#[test]
+fn shorter_pursuits_score_together_as_alone() {
+    let (d, x) = (6, rows(4, 500, 6));
+    let dictionary = random_dictionary(3, d, 24, 4).with_activation("mp:6".parse().unwrap()).unwrap();
+    let shorter: Vec<Dictionary> = dictionary.step_counts().into_iter().map(|s| dictionary.shorter(s).unwrap()).collect();
+    let refs: Vec<&Dictionary> = shorter.iter().collect();
+    let config = ScoreConfig { block_rows: 128 };
+    let all = score_all(&refs, batches(&x, d, 100), &config, &Silent).unwrap();
+    let fvu: Vec<f64> = all.iter().map(|s| *s.metrics.get("fvu").unwrap()).collect();
+    assert!(fvu.len() == 5 && fvu.windows(2).all(|w| w[1] <= w[0]) && fvu[4] < fvu[0], "{fvu:?}");
+    let alone = random_dictionary(3, d, 24, 4).with_activation("mp:3".parse().unwrap()).unwrap();
+    let alone = score(&alone, batches(&x, d, 100), &config, &Silent).unwrap();
+    assert_eq!((&alone.metrics, &alone.latents), (&all[2].metrics, &all[2].latents));
+}

@@ -60,8 +60,14 @@ fn the_path_from_corpus_to_charts() {
     assert_eq!((&info["activation"]["kind"], &info["activation"]["steps"]), (&"orthogonal_pursuit".into(), &3.into()));
     let plots = parse(&done(dir, &["plot", "--from", "runs", "--out", "plots", "--json"]));
     let files = plots["files"].as_array().unwrap();
-    assert_eq!(files.len(), 6, "three charts as SVG and PNG");
+    assert_eq!(files.len(), 8, "four charts as SVG and PNG");
     assert!(files.iter().all(|f| dir.join(f.as_str().unwrap()).metadata().unwrap().len() > 1000));
+
+    let slice = ["plot", "--from", "runs/k4-d128-s0", "--chart", "slice", "--plane", "latents:1,2", "--out", "plots", "--json"];
+    let slice = parse(&done(dir, &slice));
+    assert!(slice["slice"].as_str().unwrap().contains(" cells"), "{slice}");
+    let pca = ["plot", "--from", "runs/k4-d128-s0", "--chart", "slice", "--plane", "pca", "--shards", "shards", "--out", "pca", "--json"];
+    assert_eq!(parse(&done(dir, &pca))["files"].as_array().unwrap().len(), 2);
 
     // The run file beside a dictionary runs as it is, to the same bytes.
     done(dir, &["train", "--config", "runs/k4-d128-s0/config.toml", "--out", "again"]);
@@ -250,6 +256,8 @@ fn wrong_requests_end_in_code_2_with_a_remedy() {
         (vec!["train", "--shards", "shards", "--d-sae", "128", "--k", "5,6", "--seed", "0,0", "--out", "x"], "once"),
         (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--device", "cuda"], "--device cpu"),
         (vec!["plot", "--from", "runs", "--chart", "pie", "--out", "x"], "training"),
+        (vec!["plot", "--from", "runs", "--plane", "pca", "--out", "x"], "--chart slice"),
+        (vec!["plot", "--from", "runs/k4-d128-s0", "--chart", "slice", "--plane", "latents:1,128", "--out", "x"], "below 128"),
         (vec!["inspect", "runs"], "dictionary.json"),
         (vec!["train", "--shards", "shards", "--batch", "1", "--out", "x"], "at least 2 rows"),
         (vec!["score", "--dictionary", "runs/k4-d128-s0", "--shards", "shards", "--model", "fable", "--corpus", "other.txt"], "same files"),
@@ -291,6 +299,8 @@ fn help_teaches_and_settings_round_trip() {
         let help = done(dir.path(), &[verb, "--help"]);
         assert!(help.contains("Example"), "`{verb} --help` shows no example");
     }
+    let help = done(dir.path(), &["plot", "--help"]);
+    assert!(lapidary::plot::ALL.iter().all(|c| help.contains(c.id()) && help.contains(c.title())), "{help}");
     std::fs::write(dir.path().join("run.toml"), done(dir.path(), &["config", "--set", "train.batch=77"])).unwrap();
     let again = done(dir.path(), &["config", "--config", "run.toml", "--json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&again).unwrap()["train"]["batch"], 77);

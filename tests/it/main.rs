@@ -7,6 +7,7 @@ mod claims;
 mod cli;
 mod convert;
 mod corpus;
+mod dashboard;
 mod fable;
 mod formats;
 mod formats_pt;
@@ -26,3 +27,4 @@ mod stream;
 #[cfg(feature = "hub")]
 mod stub;
 mod support;
+mod synthetic;

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use lapidary::corpus::fable;
 use lapidary::score::concepts::{
-    best_token, latents, neurons, probe, word_alone, Known, ProbeOptions, Recovery, Task, MIN_POSITIVES, RECOVERED,
+    best_token, latents, neurons, probe, word_alone, Known, ProbeOptions, Recovery, Task, CONCEPTS_FILE, MIN_POSITIVES, RECOVERED,
 };
 use lapidary::shard::{Shards, Split};
 use lapidary::{artefact, Codes, Dictionary, Progress, Result};
@@ -50,7 +50,7 @@ impl Table {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let mut json = serde_json::to_vec_pretty(self).expect("plain data with string keys");
         json.push(b'\n');
-        artefact::write(dir, "concepts.json", &json)
+        artefact::write(dir, CONCEPTS_FILE, &json)
     }
 }
 
