@@ -73,7 +73,8 @@ pub fn sweep(
             device: Device::Cpu,
         });
     }
-    let config = ShuffleConfig { seed: members[0].train.data_seed.unwrap_or_default(), buffer_bytes: members[0].train.shuffle_bytes as usize };
+    let config =
+        ShuffleConfig { seed: members[0].train.data_seed.unwrap_or_default(), buffer_bytes: members[0].train.shuffle_bytes as usize };
     let mut source = shards.shuffled(&column.name, Some(Split::Train), &config)?;
     train::train(members, &mut source, out, mode, progress)
 }

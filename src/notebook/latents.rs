@@ -54,9 +54,12 @@ pub fn examples<'a>(rows: impl IntoIterator<Item = &'a Example>) -> Html {
         let group = example.quantile.map_or_else(|| example.group.clone(), |band| format!("{} {band}", example.group));
         let tokens = || example.tokens.iter().zip(&example.values).enumerate();
         let html: String = tokens()
-            .map(|(i, (token, &value))| lit(token, f64::from(value / most.max(f32::MIN_POSITIVE)), &figure(f64::from(value)), i == example.peak as usize))
+            .map(|(i, (token, &value))| {
+                lit(token, f64::from(value / most.max(f32::MIN_POSITIVE)), &figure(f64::from(value)), i == example.peak as usize)
+            })
             .collect();
-        let text: String = tokens().map(|(i, (token, _))| if i == example.peak as usize { format!("«{token}»") } else { token.clone() }).collect();
+        let text: String =
+            tokens().map(|(i, (token, _))| if i == example.peak as usize { format!("«{token}»") } else { token.clone() }).collect();
         let plain = |text: String| Html::safe(escape(&text), text);
         table = table.fragments(vec![plain(group), plain(format!("{:.2}", example.value)), Html::safe(html, text)]);
     }
@@ -125,16 +128,13 @@ impl Show for Trace {
 /// The steered text, a token's ground the fuller the more the edits changed what could have stood there (KL, nats).
 pub fn kl(sample: &Sample) -> Html {
     let most = sample.tokens.iter().map(|t| t.kl).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
-    let html: Vec<String> =
-        sample.tokens.iter().map(|t| lit(&t.token, t.kl / most, &format!("KL {} nats", figure(t.kl)), false)).collect();
+    let html: Vec<String> = sample.tokens.iter().map(|t| lit(&t.token, t.kl / most, &format!("KL {} nats", figure(t.kl)), false)).collect();
     Html::safe(format!("<p>{}</p>\n", html.join(" ")), format!("{}\n", sample.steered))
 }
 
 fn shifts(rows: &[Shift]) -> Html {
     Table::new("the next token after the prompt: whose probability changed most", &["token", "before", "after", "change"])
-        .rows(rows, |s| {
-            [s.token.clone(), format!("{:.4}", s.before), format!("{:.4}", s.after), format!("{:+.4}", s.after - s.before)]
-        })
+        .rows(rows, |s| [s.token.clone(), format!("{:.4}", s.before), format!("{:.4}", s.after), format!("{:+.4}", s.after - s.before)])
         .html()
 }
 

@@ -5,7 +5,7 @@ use super::figure::{colour, dash, mark, Axis, Entry, Figure, Panel, Series, Styl
 type Points = Vec<(f64, f64)>;
 
 impl Figure {
-    /// Named lines; an axis whose values are positive and span more than a factor of 30 is logarithmic. A single line has no legend.
+    /// Named lines; an axis whose values are positive and span more than a factor of 100 is logarithmic. A single line has no legend.
     ///
     /// ```
     /// let figure = lapidary::plot::Figure::lines("a parabola", "x", "y", [("x^2", (0..9).map(|x| (x as f64, (x * x) as f64)).collect())]);
@@ -28,9 +28,8 @@ impl Figure {
         styles: impl Fn(usize) -> Vec<Style>,
     ) -> Self {
         let groups: Vec<(&str, Points)> = groups.into_iter().collect();
-        let axis = |label: &str, at: fn(&(f64, f64)) -> f64| {
-            Axis::fitting(label, groups.iter().flat_map(|(_, points)| points).map(at), 30.0)
-        };
+        let axis =
+            |label: &str, at: fn(&(f64, f64)) -> f64| Axis::fitting(label, groups.iter().flat_map(|(_, points)| points).map(at), 100.0);
         let (x, y) = (axis(x, |p| p.0), axis(y, |p| p.1));
         let (mut series, mut legend) = (Vec::new(), Vec::new());
         for (i, (name, points)) in groups.iter().enumerate() {
