@@ -115,7 +115,7 @@ mod tests {
         assert!(sweep(&shards, column, &[], &out, Mode::Resume, &Silent).is_err());
 
         let dictionary = Dictionary::load(&out.join("k4-d64-s0")).unwrap();
-        let report = score::compare(&dictionary, &shards, column, Some(Split::HeldOut), 0, &Silent).unwrap().0;
+        let report = score::compare(&dictionary, &shards, column, Some(Split::HeldOut), Some(0), &Silent).unwrap().report;
         assert_eq!((report.split.as_str(), report.rows), ("held-out", shards.rows(Some(Split::HeldOut))));
         assert_eq!(report.baselines.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["random", "pca", "kmeans", "rows"]);
         assert_eq!(report.metrics.get("l0"), Some(&4.0));

@@ -1,4 +1,5 @@
-//! `lapidary demo`: the whole pipeline on the built-in host, offline: harvest, a sweep, scores, concept recovery with controls, plots.
+//! `lapidary demo`: the whole pipeline on the built-in host, offline: harvest, a sweep, scores, concept recovery with controls,
+//! a feature table with its dashboard, plots.
 //!
 //! It calls the verbs themselves, so what it does can be typed: each step prints its command line.
 
@@ -17,7 +18,7 @@ use serde::Serialize;
 use super::host::HostFlags;
 use super::output::Output;
 use super::settings::{List, OutMode, Reading, Settings, SplitChoice};
-use super::{harvest, plot, score, splice, train};
+use super::{dashboard, features, harvest, plot, score, splice, train};
 
 /// The hook point that the demo looks into.
 const HOOK: &str = "blocks.2.hook_resid_post";
@@ -84,6 +85,8 @@ impl fmt::Display for Report {
         writeln!(f, "\n{}", self.concepts)?;
         let out = self.out.display();
         writeln!(f, "{:.0} s in all. Where everything is:", self.seconds)?;
+        writeln!(f, "  {out}/dashboard.html      every latent: open it in a browser")?;
+        writeln!(f, "  {out}/features            the same as tables (Parquet), docs/features.md")?;
         writeln!(f, "  {out}/shards              activations (Parquet), docs/shards.md")?;
         writeln!(f, "  {out}/sweep/*             dictionaries, logs, scores")?;
         writeln!(f, "  {out}/plots               training curves, densities, FVU against L0, concept recovery (SVG and PNG)")?;
@@ -91,7 +94,10 @@ impl fmt::Display for Report {
         writeln!(f, "Try next:")?;
         writeln!(f, "  lapidary inspect fable")?;
         writeln!(f, "  lapidary train --shards {out}/shards --hook {HOOK} --d-sae 2048 --k 8,32 --n-tokens 1_000_000 --out runs/mine")?;
-        write!(f, "  lapidary encode --dictionary {} --shards {out}/shards --split held-out --out runs/codes", self.dictionary.display())
+        let dictionary = self.dictionary.display();
+        writeln!(f, "  lapidary trace --dictionary {dictionary} --features {out}/features --model fable --text 'one day , a girl named zoe likes a kite .'")?;
+        writeln!(f, "  lapidary steer --dictionary {dictionary} --model fable --latent 12=+20 --text 'one day , a girl'")?;
+        write!(f, "  lapidary encode --dictionary {dictionary} --shards {out}/shards --split held-out --out runs/codes")
     }
 }
 
@@ -135,6 +141,22 @@ pub fn run(args: &Args, device: &Device, output: &Output) -> Result<Report> {
         scores.push(scored(&member.dictionary, &member.name, &shards, device, output)?);
     }
     let dictionary = sweep.join(format!("k{K}-d{D_SAE}-s{}", args.seed));
+    let (features, dashboard) = (out.join("features"), out.join("dashboard.html"));
+    output.note(&format!(
+        "\n$ lapidary features --dictionary {} --shards {} --out {}",
+        dictionary.display(),
+        shards.display(),
+        features.display()
+    ));
+    output.note(&features::run(&features::Args::new(&dictionary, &shards, features.clone()), device, output)?.to_string());
+    output.note(&format!(
+        "\n$ lapidary dashboard --dictionary {} --features {} --out {}",
+        dictionary.display(),
+        features.display(),
+        dashboard.display()
+    ));
+    let page = dashboard::Args { features, dictionary: Some(dictionary.clone()), out: dashboard.clone(), title: None, overwrite: false };
+    output.note(&dashboard::run(&page, output)?.to_string());
     output.note("\nconcept recovery on held-out stories");
     let (shards, random) = (Shards::open(&shards)?, Shards::open(&random)?);
     let ground = Ground::new(&Sources { shards: &shards, hook: HOOK, mlp: MLP, embed: EMBED, random_shards: &random }, output)?;

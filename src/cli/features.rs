@@ -1,7 +1,7 @@
 //! `lapidary features`: the feature table and its examples.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use lapidary::corpus::Kind;
@@ -12,7 +12,7 @@ use lapidary::{artefact, Error, Progress, Result};
 use super::host::dtype;
 use super::hub::Model;
 use super::output::Output;
-use super::settings::{count, Reading, SplitChoice};
+use super::settings::{count, Reading, Settings, SplitChoice};
 
 /// Describe each latent: density, values, output tokens, neighbours, and examples in context, as two Parquet tables.
 #[derive(Debug, clap::Args)]
@@ -71,6 +71,36 @@ pub struct Args {
     /// Replace what is in --out.
     #[arg(long)]
     pub overwrite: bool,
+}
+
+impl Args {
+    /// With every default.
+    pub fn new(dictionary: &Path, shards: &Path, out: PathBuf) -> Self {
+        Self {
+            reading: Reading {
+                dictionary: dictionary.to_path_buf(),
+                shards: shards.to_path_buf(),
+                hook: None,
+                activation: None,
+                settings: Settings::default(),
+            },
+            model: None,
+            split: SplitChoice::All,
+            n_tokens: None,
+            top: None,
+            bands: None,
+            per_band: None,
+            random: None,
+            before: None,
+            after: None,
+            logits: None,
+            neighbours: None,
+            labels: None,
+            seed: None,
+            out,
+            overwrite: false,
+        }
+    }
 }
 
 /// Makes the tables.

@@ -17,6 +17,7 @@ mod plot;
 mod prompt;
 mod score;
 mod settings;
+mod shell;
 mod splice;
 mod steer;
 mod trace;
@@ -77,6 +78,8 @@ enum Verb {
     Bench(bench::Args),
     Inspect(inspect::Args),
     Config(config::Args),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 /// Parses, runs, prints, and returns the exit code: 0 done, 1 a stated requirement failed, 2 the request is wrong, 3 the run failed.
@@ -147,5 +150,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         Verb::Bench(args) => bench::run(args, output),
         Verb::Inspect(args) => output.report(&inspect::run(args, &device, output)?),
         Verb::Config(args) => output.report(&config::run(args)?),
+        Verb::Completions(args) => return shell::completions(args),
+        Verb::Man(args) => return shell::man(args),
     }
 }

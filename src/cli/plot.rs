@@ -9,8 +9,6 @@ use lapidary::shard::Shards;
 use lapidary::{Dictionary, Error, Result};
 use serde::Serialize;
 
-use super::score::Sample;
-
 /// Rows whose principal directions are taken.
 const ROWS: usize = 8192;
 
@@ -127,7 +125,7 @@ fn of_rows(dictionary: &Dictionary, shards: &Path) -> Result<Plane> {
     let known = shards.columns().any(|c| c.name == *own);
     let column = shards.column(known.then_some(own.as_str()))?.name.clone();
     let mut rows: Vec<f32> = Vec::new();
-    for batch in Sample::new(&shards, &column, 0, ROWS)? {
+    for batch in shards.sample(&column, 0, ROWS)? {
         rows.extend_from_slice(&batch?.x);
     }
     let (d, n) = (dictionary.d_in(), rows.len() / shards.width(&column)?);

@@ -13,8 +13,10 @@ use crate::features::{Example, Examples, Feature, FeatureTable, Group};
 
 /// Latents per chunk.
 pub(super) const CHUNK: usize = 64;
-/// Distinct tokens at the peaks of the top examples that the list shows and searches.
+/// Distinct tokens at the peaks of the top examples that the search finds a latent by.
 const PEAKS: usize = 6;
+/// Characters before and after the peak that the list shows.
+const SNIPPET: (usize, usize) = (32, 24);
 /// Output tokens that the search finds a latent by.
 const RAISED: usize = 5;
 
@@ -44,6 +46,7 @@ pub(super) struct Index {
     vocabulary: Vocabulary,
     peaks: Vec<Vec<usize>>,
     raised: Vec<Vec<usize>>,
+    snippets: Vec<Option<[String; 3]>>,
     x: Vec<Num>,
     y: Vec<Num>,
     quantiles: Vec<Num>,
@@ -97,6 +100,7 @@ impl Index {
             peaks: all.iter().map(|f| peaks(examples.of(f.latent), &mut vocabulary)).collect(),
             raised: all.iter().map(|f| tokens(&f.top_tokens, &f.top_token_ids, RAISED, &mut vocabulary)).collect(),
             vocabulary: Vocabulary::default(),
+            snippets: all.iter().map(|f| snippet(examples.of(f.latent))).collect(),
             x: all.iter().map(|f| f.atlas_x.into()).collect(),
             y: all.iter().map(|f| f.atlas_y.into()).collect(),
             quantiles: nums(&table.info.quantiles),
@@ -126,6 +130,18 @@ fn peaks(examples: &[Example], vocabulary: &mut Vocabulary) -> Vec<usize> {
         }
     }
     found
+}
+
+/// The strongest context, around its peak: text before, the peak's token, text after.
+fn snippet(examples: &[Example]) -> Option<[String; 3]> {
+    let e = examples.iter().find(|e| e.group == Group::Top.name())?;
+    let at = (e.peak as usize).min(e.tokens.len());
+    let before = e.tokens[..at].concat();
+    let after = e.tokens.get(at + 1..).unwrap_or_default().concat();
+    let start = before.char_indices().rev().nth(SNIPPET.0 - 1).map_or(0, |(i, _)| i);
+    let start_of = |text: &str, n: usize| text.chars().take(n).collect::<String>();
+    let peak = start_of(e.tokens.get(at)?, 2 * SNIPPET.1);
+    (!peak.is_empty()).then(|| [before[start..].to_string(), peak, start_of(&after, SNIPPET.1)])
 }
 
 fn tokens(texts: &[String], ids: &[u32], most: usize, vocabulary: &mut Vocabulary) -> Vec<usize> {

@@ -95,6 +95,8 @@ fn flatten(key: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     };
     match value {
         Value::Null => {}
+        Value::String(s) if s.is_empty() => {}
+        Value::Array(items) if items.is_empty() => {}
         Value::Object(map) => {
             for (name, value) in map {
                 let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
@@ -125,8 +127,7 @@ mod tests {
     #[test]
     fn json_becomes_lines() {
         let mut lines = Vec::new();
-        let value =
-            serde_json::json!({"a": {"b": 1, "none": null}, "list": [1, 2], "long": (0..20).collect::<Vec<_>>(), "of": [{"x": "y"}]});
+        let value = serde_json::json!({"a": {"b": 1, "none": null, "empty": [], "blank": ""}, "list": [1, 2], "long": (0..20).collect::<Vec<_>>(), "of": [{"x": "y"}]});
         flatten("", &value, &mut lines);
         let lines: Vec<_> = lines.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(lines, ["a.b=1", "list=1, 2", "long=0, 1, 2, 3, 4, 5, 6, 7, ... 20 in all", "of.0.x=y"]);

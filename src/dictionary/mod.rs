@@ -451,6 +451,11 @@ impl Dictionary {
         widths.filter(|m| (1..self.d_sae()).contains(m)).collect()
     }
 
+    /// Are encoder and decoder the very tensors of `other`?
+    pub(crate) fn shares_weights(&self, other: &Self) -> bool {
+        self.coder.w_dec.id() == other.coder.w_dec.id() && self.coder.w_enc.id() == other.coder.w_enc.id()
+    }
+
     /// The atoms, `[d_sae, d_out]`, f32, for analysis with ndarray.
     ///
     /// # Errors
@@ -458,11 +463,6 @@ impl Dictionary {
     pub fn atoms(&self) -> Result<Array2<f32>> {
         let values = self.coder.w_dec.flatten_all()?.to_vec1::<f32>()?;
         Ok(Array2::from_shape_vec((self.d_sae(), self.d_out()), values).expect("a tensor has as many values as its shape says"))
-    }
-
-    /// Are encoder and decoder the very tensors of `other`?
-    pub(crate) fn shares_weights(&self, other: &Self) -> bool {
-        self.coder.w_dec.id() == other.coder.w_dec.id() && self.coder.w_enc.id() == other.coder.w_enc.id()
     }
 
     /// Norm of each atom, `[d_sae]`.

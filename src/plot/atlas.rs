@@ -20,6 +20,9 @@ const LABELS: usize = 24;
 /// Letters of a label.
 const LETTERS: usize = 22;
 
+/// From so many latents on, points are smaller.
+const MANY: usize = 3000;
+
 /// See the module.
 pub struct AtlasMap;
 
@@ -37,9 +40,10 @@ impl Chart for AtlasMap {
         let (run, atlas) = all.first()?;
         let mut series = Vec::new();
         let mut legend = vec![Entry { label: "fires on".into(), note: String::new(), style: None, colour: DEAD }];
+        let shrink = if atlas.atoms.len() > MANY { 0.6 } else { 1.0 };
         let mut add = |label: &str, radius: f64, colour, is_in: &dyn Fn(&Atom) -> bool| {
             let points: Vec<(f64, f64)> = atlas.atoms.iter().filter(|a| is_in(a)).map(|a| a.at).collect();
-            let style = Style::Points(Mark::Disc, radius);
+            let style = Style::Points(Mark::Disc, shrink * radius);
             let note = format!(": {}", thousands(points.len() as u64));
             legend.push(Entry { label: label.into(), note, style: Some(Style::Points(Mark::Disc, radius + 1.5)), colour });
             series.push(Series { points, style, colour });
@@ -52,8 +56,12 @@ impl Chart for AtlasMap {
         }
         let mut named: Vec<&Atom> =
             atlas.atoms.iter().filter(|a| !a.dead && a.label.as_ref().is_some_and(|l| !l.trim().is_empty())).collect();
-        let clarity = |a: &Atom| a.f1.unwrap_or(-1.0);
-        named.sort_by(|a, b| clarity(b).total_cmp(&clarity(a)).then(b.density.total_cmp(&a.density)));
+        // The best concepts first; where none are known, texts that hold a word before scraps of words, then the frequent.
+        let clarity = |a: &Atom| (a.f1.unwrap_or(-1.0), has_word(a.label.as_deref().unwrap_or_default()), a.density);
+        named.sort_by(|a, b| {
+            let (a, b) = (clarity(a), clarity(b));
+            b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.total_cmp(&a.2))
+        });
         let mut labels: Vec<Label> = Vec::new();
         for atom in named {
             let text = cut(atom.label.as_deref().unwrap_or_default());
@@ -94,4 +102,9 @@ fn cut(label: &str) -> String {
         return clean;
     }
     clean.chars().take(LETTERS - 1).chain(['…']).collect()
+}
+
+/// Does it hold four letters in a row?
+fn has_word(label: &str) -> bool {
+    label.split(|c: char| !c.is_alphabetic()).any(|word| word.chars().count() > 3)
 }

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use super::slice::Sliced;
-use super::tables::{self, Atlas, Concepts, Densities, FEATURES_FILE};
+use super::tables::{self, Atlas, Concepts, Densities};
 use crate::error::{Error, Result};
+use crate::features::FEATURES_FILE;
 use crate::score::concepts::CONCEPTS_FILE;
 use crate::score::{ScoreReport, LATENTS_FILE, SCORE_FILE};
 use crate::train::{read_log, LogRecord};

@@ -26,7 +26,7 @@ pub use collect::{collect, name_of, Run};
 pub use figure::{Axis, Dash, Entry, Figure, Label, Mark, Panel, Scale, Series, Style, Ticks, GREY, PALETTE};
 pub use render::{draw, svg};
 pub use slice::{Sliced, MAX_CELLS};
-pub use tables::{Atlas, Atom, Concepts, Densities, FEATURES_FILE};
+pub use tables::{Atlas, Atom, Concepts, Densities};
 
 use crate::error::{Error, Result};
 

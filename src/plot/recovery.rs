@@ -61,7 +61,7 @@ impl Chart for RecoveryBars {
             let mut panel = Panel::new(
                 Axis {
                     ticks: Ticks::At(vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-                    ..Axis::linear("mean F1 over the concepts of a class (0 to 1)", (0.0, 1.16))
+                    ..Axis::linear("mean F1 over the concepts of a class (0 to 1)", (0.0, 1.24))
                 },
                 Axis { ticks: Ticks::Named(ticks.clone()), ..Axis::linear(*class, (-0.6, n - 0.4)) },
                 Vec::new(),
@@ -107,12 +107,12 @@ impl Chart for RecoveryBars {
         let rows = match &tables[..] {
             [one] if one.test_rows > 0 => format!("{} test rows; ", thousands(one.test_rows)),
             [_] => String::new(),
-            many => format!("means of {} runs, lines from the least to the greatest; ", many.len()),
+            many => format!("means of {} runs, lines: least to greatest; ", many.len()),
         };
         let height = 130.0 + panels.len() as f64 * (n * 20.0 + 16.0);
         Some(Figure {
             title: "Which concepts one feature finds".into(),
-            subtitle: format!("{rows}in brackets: concepts above F1 {RECOVERED}, beside each class: how many it has"),
+            subtitle: format!("{rows}in brackets: concepts above F1 {RECOVERED}, of those beside the class"),
             panels,
             legend: Vec::new(),
             size: (900, height.min(1400.0) as u32),

@@ -302,7 +302,7 @@ impl<B: DrawingBackend> Canvas<B> {
         for (label, at, [left, top, right, bottom]) in placed(&panel.labels, x, y, &frame) {
             if !label.is_centred {
                 // What lies behind fades, or it would be read as a part of the letters.
-                let veil = Rectangle::new([px((left, top)), px((right, bottom))], WHITE.mix(0.7).filled());
+                let veil = Rectangle::new([px((left, top)), px((right, bottom))], WHITE.mix(0.8).filled());
                 self.area.draw(&veil)?;
             }
             self.text(&label.text, at, TICK, FontStyle::Normal, HPos::Center, VPos::Center)?;

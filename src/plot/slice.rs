@@ -102,7 +102,7 @@ impl Chart for SliceMap {
             subtitle: format!("{}: {}", run.name, sliced.extent()),
             panels: vec![panel],
             legend,
-            size: (900, 720),
+            size: (900, 680),
         })
     }
 }

@@ -11,9 +11,6 @@ use parquet::arrow::ProjectionMask;
 use crate::error::{Error, Result};
 use crate::score::concepts::Recovery;
 
-/// The feature table, wherever below the folder it is.
-pub const FEATURES_FILE: &str = "features.parquet";
-
 /// Firing density of each latent, and how close its atom comes to others.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Densities {

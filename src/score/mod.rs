@@ -27,7 +27,7 @@ pub mod planted;
 
 use candle_core::{Device, Tensor};
 
-pub use beside::compare;
+pub use beside::{compare, Compared};
 pub use block::{Block, Moments, RowSums};
 pub use decoder::{encoder_cosines, max_cosines};
 pub use latents::{LatentStats, DENSE_ABOVE, LATENTS_FILE};

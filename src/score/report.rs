@@ -47,6 +47,11 @@ impl<T> Ordered<T> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
+    /// Values in order, to change.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
     /// Is there no entry?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

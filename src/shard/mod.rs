@@ -15,7 +15,7 @@ mod writer;
 pub(crate) use manifest::write_json;
 pub use manifest::{ColumnEntry, Counts, Manifest, RowCounts, ShardEntry, KIND, MANIFEST_FILE, VERSION};
 pub use reader::{Scan, Shards};
-pub use shuffle::{Cursor, ShuffleConfig, Shuffled};
+pub use shuffle::{Cursor, Sample, ShuffleConfig, Shuffled};
 pub use writer::{ShardWriter, WriterOptions, WriterState};
 
 use candle_core::{Device, Tensor};

@@ -17,7 +17,7 @@ use super::chunk::Chunks;
 use super::crc::crc32;
 use super::manifest::{Manifest, ShardEntry};
 use super::schema::{arrow_schema, DTYPE_KEY, HARVEST_KEY, N_ID_COLUMNS};
-use super::shuffle::{ShuffleConfig, Shuffled};
+use super::shuffle::{Sample, ShuffleConfig, Shuffled};
 use super::writer::{hex, read_footer};
 use super::{page, Batch, Column, Dtype, Split};
 use crate::error::{Error, Result};
@@ -179,6 +179,15 @@ impl Shards {
     pub fn shuffled(&self, column: &str, split: Option<Split>, config: &ShuffleConfig) -> Result<Shuffled> {
         let index = self.column_index(column)?;
         Shuffled::new(self.clone(), index, split, config)
+    }
+
+    /// The first `n` training rows (or all, if there are fewer) of a column in an order that `seed` shuffles.
+    ///
+    /// # Errors
+    /// As [`Shards::shuffled`].
+    pub fn sample(&self, column: &str, seed: u64, n: usize) -> Result<Sample> {
+        let left = n.min(self.rows(Some(Split::Train)) as usize);
+        Ok(Sample { rows: self.shuffled(column, Some(Split::Train), &ShuffleConfig { seed, ..Default::default() })?, left })
     }
 
     /// Hashes every file and compares with the manifest: slower and stronger than the checks made while reading.

@@ -238,3 +238,18 @@ fn load(shards: &Shards, column: usize, groups: &[Group], seed: u64, at: Cursor)
     Rng::stream(seed, "data-window", at.epoch << 32 | at.window).shuffle(&mut order);
     Ok(Window { rows, order })
 }
+/// The first rows of a shuffled stream ([`Shards::sample`]), as an iterator that ends.
+pub struct Sample {
+    pub(super) rows: Shuffled,
+    pub(super) left: usize,
+}
+
+impl Iterator for Sample {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let n = self.left.min(4096);
+        self.left -= n;
+        (n > 0).then(|| self.rows.next_batch(n))
+    }
+}

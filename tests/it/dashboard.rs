@@ -115,3 +115,56 @@ fn a_table_without_examples_or_tokens_still_makes_a_page() {
     dashboard::write(&table, &examples, &Extra::default(), &dir.path().join("a.html"), false).unwrap();
     dashboard::write(&table, &Default::default(), &Extra::default(), &dir.path().join("b.html"), false).unwrap();
 }
+
+/// A browser to look with, if there is one: `CHROMIUM`, or a usual name on the path.
+fn chromium() -> Option<std::path::PathBuf> {
+    let named = std::env::var_os("CHROMIUM").map(std::path::PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .flat_map(|dir| ["chromium", "chromium-browser", "google-chrome"].map(|name| dir.join(name)))
+        .find(|file| file.is_file());
+    named.or(found)
+}
+
+/// The page as the browser has it after the program ran. `None`, with the reason printed, where there is no browser that runs.
+fn rendered(page: &Path, at: &str) -> Option<String> {
+    let Some(chromium) = chromium() else {
+        crate::support::skip("there is no Chromium (CHROMIUM names one)");
+        return None;
+    };
+    let profile = tempfile::tempdir().unwrap();
+    let out = std::process::Command::new(chromium)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"])
+        .args(["--disable-component-update", "--disable-sync", "--virtual-time-budget=10000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("file://{}{at}", page.display()))
+        .output()
+        .unwrap();
+    let dom = String::from_utf8_lossy(&out.stdout).into_owned();
+    if !out.status.success() || !dom.contains("<html") {
+        crate::support::skip(&format!(
+            "Chromium does not run here: {}",
+            String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or_default()
+        ));
+        return None;
+    }
+    Some(dom)
+}
+
+#[test]
+fn a_browser_shows_a_latent_of_a_hostile_corpus_as_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let (table, examples) = synthetic::table(80, 0, true);
+    let latent = table.features.iter().position(|f| !f.dead && f.latent >= 64).unwrap();
+    for name in ["page.html", "site"] {
+        let written = dashboard::write(&table, &examples, &Extra::default(), &dir.path().join(name), false).unwrap();
+        let page = fs::canonicalize(&written.page).unwrap();
+        let Some(dom) = rendered(&page, &format!("#/latent/{latent}")) else { return };
+        let main = dom.split_once("<main").unwrap().1.split_once("</main>").unwrap().0;
+        assert!(main.contains(&format!("Latent {latent}")), "{name}");
+        assert_eq!(main.matches("class=\"context\"").count(), examples.of(latent as u32).len(), "{name}");
+        assert!(main.contains("&lt;script&gt;") || main.contains("&lt;img src=x"), "{name}");
+        assert!(!main.contains("<script") && !main.contains("<img"), "{name}");
+        assert!(!dom.contains("window.pwned=1;alert(1)</script>"), "{name}");
+    }
+}

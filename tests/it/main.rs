@@ -23,6 +23,7 @@ mod planted;
 mod pursuit;
 mod score;
 mod shards;
+mod steer;
 mod stream;
 #[cfg(feature = "hub")]
 mod stub;

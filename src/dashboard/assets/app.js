@@ -110,7 +110,7 @@ const KEYS = [
 const help = byId("help");
 fill(help, el("h2", { id: "help-title" }, "Keys"),
   el("dl", { class: "keys" }, KEYS.map(([keys, act]) => [el("dt", {}, keys.split("  ").map((k) => [el("kbd", {}, k), " "])), el("dd", {}, act)])),
-  el("p", { class: "note" }, "Search: all words must match; label:x, concept:x and token:x look in one place, #12 is latent 12. The address holds search, filters and order: pass it on."),
+  el("p", { class: "note" }, "Search: all words must match; label:x, concept:x and token:x look in one place, text:x in the context of the list, #12 is latent 12. The address holds search, filters and order: pass it on."),
   el("form", { method: "dialog" }, el("button", { autofocus: true }, "Close")));
 // The form must not navigate where forms are forbidden.
 help.querySelector("form").addEventListener("submit", (e) => {
@@ -161,3 +161,5 @@ byId("title").textContent = plain(index.title, 100);
 setTheme(THEMES.includes(memory.get("theme")) ? memory.get("theme") : "auto");
 window.addEventListener("hashchange", route);
 route();
+// The first search need not wait for this.
+(window.requestIdleCallback || setTimeout)(() => searchable());

@@ -7,7 +7,6 @@ let atlasColour = memory.get("atlas") || "density";
 
 /** Outline of a shape around (0, 0), of about the same area each. */
 function trace(pen, shape, x, y, r) {
-  pen.beginPath();
   if (shape === "square") pen.rect(x - r * 0.9, y - r * 0.9, r * 1.8, r * 1.8);
   else if (shape === "triangle") {
     pen.moveTo(x, y - r * 1.3);
@@ -25,7 +24,10 @@ function trace(pen, shape, x, y, r) {
     const c = shape === "cross" ? Math.SQRT1_2 : 1;
     const s = shape === "cross" ? Math.SQRT1_2 : 0;
     points.forEach(([a, b], k) => pen[k ? "lineTo" : "moveTo"](x + a * c - b * s, y + a * s + b * c));
-  } else pen.arc(x, y, r, 0, 7);
+  } else {
+    pen.moveTo(x + r, y);
+    pen.arc(x, y, r, 0, 7);
+  }
   pen.closePath();
 }
 
@@ -42,7 +44,12 @@ function atlasPage(main) {
   const zoomButton = (name, label, act) => el("button", { type: "button", "aria-label": label, title: label, click: act }, name);
   const tools = el("div", { class: "maptools" }, index.class_names.length > 0 && colour,
     zoomButton("+", "Zoom in", () => zoom(1.5)), zoomButton("−", "Zoom out", () => zoom(1 / 1.5)), zoomButton("All", "Show all", () => whole()));
-  const pen = canvas.getContext("2d");
+  // The points are drawn once per view; what is pointed at is drawn over a copy of them.
+  const base = el("canvas");
+  const pen = base.getContext("2d");
+  const top = canvas.getContext("2d");
+  /** Steps of the ramp. */
+  const STEPS = 16;
   let hovered = null;
   let size = { w: 1, h: 1, unit: 1 };
 
@@ -64,27 +71,22 @@ function atlasPage(main) {
     const all = order.length === index.n;
     const ratio = window.devicePixelRatio || 1;
     size = { w: canvas.clientWidth, h: canvas.clientHeight, unit: Math.min(canvas.clientWidth, canvas.clientHeight) };
-    if (canvas.width !== Math.round(size.w * ratio)) canvas.width = Math.round(size.w * ratio);
-    if (canvas.height !== Math.round(size.h * ratio)) canvas.height = Math.round(size.h * ratio);
+    for (const c of [canvas, base]) {
+      if (c.width !== Math.round(size.w * ratio)) c.width = Math.round(size.w * ratio);
+      if (c.height !== Math.round(size.h * ratio)) c.height = Math.round(size.h * ratio);
+    }
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, size.w, size.h);
     const r = radius();
-    const point = (i) => {
-      const [x, y] = [placeX(i), placeY(i)];
-      if (x < -9 || y < -9 || x > size.w + 9 || y > size.h + 9) return;
-      const inClass = atlasColour === "class" && index.classes[i] >= 0;
+    // -2 dead, -1 without class, otherwise a step of the ramp or a class.
+    const kindOf = (i) => {
       const t = level(i);
-      trace(pen, inClass ? SHAPES[index.classes[i] % SHAPES.length] : "circle", x, y, atlasColour === "class" && !inClass ? r * 0.6 : r);
-      if (t === null) {
-        pen.strokeStyle = ink;
-        pen.globalAlpha = 0.45;
-        pen.stroke();
-        pen.globalAlpha = 1;
-        return;
-      }
-      pen.fillStyle = atlasColour === "class" ? (inClass ? CLASS_COLOURS[index.classes[i] % CLASS_COLOURS.length] : faint) : ramp(t);
-      pen.fill();
+      if (t === null) return -2;
+      return atlasColour === "class" ? index.classes[i] : Math.min(STEPS - 1, Math.floor(t * STEPS));
     };
+    // Names appear once there is room for them.
+    const inView = order.filter((i) => Math.abs(placeX(i) - size.w / 2) < size.w / 2 && Math.abs(placeY(i) - size.h / 2) < size.h / 2);
+    const named = inView.length <= 70 ? inView.filter((i) => labelOf(i) !== null) : [];
     pen.lineWidth = 1;
     if (!all) {
       pen.fillStyle = faint;
@@ -93,28 +95,75 @@ function atlasPage(main) {
         pen.fillRect(placeX(i) - 1, placeY(i) - 1, 2, 2);
       }
     }
-    if (atlasColour === "class") for (const i of order) if (index.classes[i] < 0) point(i);
-    for (const i of order) if (!(atlasColour === "class" && index.classes[i] < 0)) point(i);
+    const kinds = new Map();
+    for (const i of order) {
+      const [x, y] = [placeX(i), placeY(i)];
+      if (x < -9 || y < -9 || x > size.w + 9 || y > size.h + 9) continue;
+      const kind = kindOf(i);
+      if (!kinds.has(kind)) kinds.set(kind, []);
+      kinds.get(kind).push(i);
+    }
+    for (const kind of [...kinds.keys()].sort((a, b) => a - b)) {
+      const byClass = atlasColour === "class" && kind >= 0;
+      // A stamp per kind: ten thousand of them cost less than ten thousand outlines.
+      const half = Math.ceil(r * 1.5) + 1;
+      const stamp = el("canvas", { width: Math.round(2 * half * ratio), height: Math.round(2 * half * ratio) });
+      const p = stamp.getContext("2d");
+      p.scale(ratio, ratio);
+      p.beginPath();
+      trace(p, byClass ? SHAPES[kind % SHAPES.length] : "circle", half, half, kind === -1 ? r * 0.6 : r);
+      if (kind === -2) {
+        p.strokeStyle = ink;
+        p.globalAlpha = 0.45;
+        p.stroke();
+      } else {
+        p.fillStyle = kind === -1 ? faint : byClass ? CLASS_COLOURS[kind % CLASS_COLOURS.length] : ramp((kind + 0.5) / STEPS);
+        p.fill();
+      }
+      for (const i of kinds.get(kind)) pen.drawImage(stamp, placeX(i) - half, placeY(i) - half, 2 * half, 2 * half);
+    }
+    pen.font = "12px " + getComputedStyle(document.body).fontFamily;
+    pen.direction = "ltr";
+    pen.lineJoin = "round";
+    for (const i of named) {
+      const name = plain(cutTo(labelOf(i), 24));
+      pen.strokeStyle = ground;
+      pen.lineWidth = 3;
+      pen.strokeText(name, placeX(i) + r + 3, placeY(i) + 4);
+      pen.fillStyle = ink;
+      pen.fillText(name, placeX(i) + r + 3, placeY(i) + 4);
+    }
+    drawLegend(ramp);
+    drawTop();
+  };
+
+  const drawTop = () => {
+    const style = getComputedStyle(document.documentElement);
+    top.setTransform(1, 0, 0, 1, 0, 0);
+    top.clearRect(0, 0, canvas.width, canvas.height);
+    if (base.width && base.height) top.drawImage(base, 0, 0);
+    const ratio = window.devicePixelRatio || 1;
+    top.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const stroke = (colour, width) => {
+      top.strokeStyle = style.getPropertyValue(colour).trim();
+      top.lineWidth = width;
+      top.stroke();
+    };
     if (document.activeElement === canvas) {
-      pen.strokeStyle = ink;
-      pen.beginPath();
-      pen.moveTo(size.w / 2 - 8, size.h / 2);
-      pen.lineTo(size.w / 2 + 8, size.h / 2);
-      pen.moveTo(size.w / 2, size.h / 2 - 8);
-      pen.lineTo(size.w / 2, size.h / 2 + 8);
-      pen.stroke();
+      top.beginPath();
+      top.moveTo(size.w / 2 - 8, size.h / 2);
+      top.lineTo(size.w / 2 + 8, size.h / 2);
+      top.moveTo(size.w / 2, size.h / 2 - 8);
+      top.lineTo(size.w / 2, size.h / 2 + 8);
+      stroke("--fg", 1);
     }
     for (const i of [hovered, selected]) {
       if (i === null) continue;
-      trace(pen, "circle", placeX(i), placeY(i), r + 4);
-      pen.lineWidth = 4;
-      pen.strokeStyle = ground;
-      pen.stroke();
-      pen.lineWidth = 2;
-      pen.strokeStyle = ink;
-      pen.stroke();
+      top.beginPath();
+      trace(top, "circle", placeX(i), placeY(i), radius() + 4);
+      stroke("--bg", 4);
+      stroke("--fg", 2);
     }
-    drawLegend(ramp);
   };
 
   const draw = () => {
@@ -130,6 +179,7 @@ function atlasPage(main) {
         const swatch = el("canvas", { class: "swatch", width: 28, height: 28, "aria-hidden": "true" });
         const p = swatch.getContext("2d");
         p.fillStyle = CLASS_COLOURS[c % CLASS_COLOURS.length];
+        p.beginPath();
         trace(p, SHAPES[c % SHAPES.length], 14, 14, 8);
         p.fill();
         return el("span", {}, swatch, plain(name, 30));
@@ -156,7 +206,7 @@ function atlasPage(main) {
   const mark = (i) => {
     if (hovered === i) return;
     hovered = i;
-    drawMap();
+    drawTop();
   };
 
   const schedule = () => {
@@ -249,8 +299,8 @@ function atlasPage(main) {
     e.preventDefault();
     e.stopPropagation();
   });
-  canvas.addEventListener("focus", drawMap);
-  canvas.addEventListener("blur", drawMap);
+  canvas.addEventListener("focus", drawTop);
+  canvas.addEventListener("blur", drawTop);
 
   const bar = filterBar(draw);
   put(main, el("h1", { class: "unseen" }, "Atlas"), bar,

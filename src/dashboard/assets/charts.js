@@ -20,7 +20,7 @@ const short = (x) => {
   return (size >= 1e9 ? cut(x / 1e9, "G") : size >= 1e6 ? cut(x / 1e6, "M") : size >= 1e4 ? cut(x / 1e3, "k") : size > 0 && size < 1e-3 ? x.toExponential(0) : cut(x, "")).replace("-", "−");
 };
 
-const FRAME = { width: 440, height: 190, left: 52, right: 12, top: 10, bottom: 40 };
+const FRAME = { width: 440, height: 190, left: 52, right: 20, top: 10, bottom: 40 };
 
 /** Axes around `marks`; `x` and `y` are `{low, high, label, ticks, place, text}`. */
 function frame(x, y, label, marks) {

@@ -31,7 +31,7 @@ function filterBar(show) {
   const total = el("output", { class: "count", id: "count", "aria-live": "polite" });
   const search = el("input", { type: "search", id: "search", placeholder: "label, token, concept, number", "aria-label": "Search latents",
     autocomplete: "off", spellcheck: "false", value: view.q, input: (e) => change("q", e.target.value),
-    title: "All words must match. label:x, concept:x and token:x look in one place; #12 is latent 12." });
+    title: "All words must match. label:x, concept:x and token:x look in one place, text:x in the context of the list; #12 is latent 12." });
   const hasConcepts = index.class_names.length > 0;
   const isNarrowed = () => Object.keys(DEFAULTS).some((k) => k !== "sort" && k !== "q" && view[k] !== "");
   const more = el("details", { class: "more", open: isNarrowed() },

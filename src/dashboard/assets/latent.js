@@ -129,6 +129,7 @@ async function latentPage(main, i) {
   };
   draw();
   window.scrollTo(0, 0);
+  byId("latent-title").focus({ preventScroll: true });
   page.move = (by) => {
     const to = neighbour(i, by);
     if (to !== null) go(address("latent", to));

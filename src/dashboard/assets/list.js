@@ -1,11 +1,21 @@
 // The list: a table whose rows exist only where they are seen.
 
 const ROW = 36;
-const SPARE = 8;
+const SPARE = 5;
 let selected = null;
 
 /** Where the first screen of the list is kept while a latent is open. */
 let listTop = 0;
+
+/** The strongest context, cut around its peak. */
+function snippet(i) {
+  const parts = index.snippets[i];
+  if (!parts) return null;
+  const [before, peak, after] = parts;
+  const lead = /^ */.exec(peak)[0];
+  return el("div", { class: "snippet" }, el("bdi", { class: "before" }, el("bdi", {}, visible(before + lead))), el("bdi", { class: "token active peak" }, visible(peak.slice(lead.length) || peak)),
+    el("bdi", { class: "after" }, visible(after)));
+}
 
 function listPage(main) {
   const spaceAbove = el("tr", { class: "space", "aria-hidden": "true" }, el("td"));
@@ -13,7 +23,7 @@ function listPage(main) {
   const body = el("tbody");
   const heads = COLUMNS.map((c) => el("th", { scope: "col", class: `c-${c.id}` + (c.wide ? " wide" : ""), "data-column": c.id },
     el("button", { type: "button", title: c.about, click: () => sortBy(c) }, c.name, el("span", { class: "arrow", "aria-hidden": "true" }))));
-  heads.splice(2, 0, el("th", { scope: "col", class: "c-tokens wide" }, el("span", {}, "Tokens at its peaks")));
+  heads.splice(2, 0, el("th", { scope: "col", class: "c-tokens wide" }, el("span", {}, "Where it is strongest")));
   const table = el("table", { class: "latents", "aria-label": "Latents" }, el("thead", {}, el("tr", { "aria-rowindex": 1 }, heads)), body);
   const empty = el("p", { class: "pad", hidden: true }, "No latent passes. ",
     el("button", { type: "button", click: () => byId("clear").click() }, "Clear search and filters"));
@@ -28,9 +38,10 @@ function listPage(main) {
       if (c.id === "latent") return el("th", { scope: "row", class: "c-latent" }, link);
       if (c.id === "label") return el("td", { class: "c-label" }, label === null ? el("span", { class: "none" }, "no label") : labelled(label), marks);
       const text = c.show ? c.show(i) : figure(c.value(i), 3);
-      return el("td", { class: `c-${c.id} n` + (c.wide ? " wide" : "") }, text);
+      const concept = c.id === "f1" && conceptOf(i) !== null ? [["best concept: ", labelled(conceptOf(i), 80)], `${classOf(i) === null ? "" : plain(classOf(i), 40) + " · "}F1 ${text}`] : null;
+      return el("td", { class: `c-${c.id} n` + (c.wide ? " wide" : ""), tip: concept }, text);
     });
-    cells.splice(2, 0, el("td", { class: "c-tokens wide" }, index.peaks[i].map((p) => [chip(tokenText(p)), " "])));
+    cells.splice(2, 0, el("td", { class: "c-tokens wide" }, snippet(i)));
     return el("tr", { "aria-rowindex": rank + 2, class: i === selected ? "selected" : null, click: (e) => {
       // A row is as large a target as its link; selections of text and the link itself are left alone.
       if (e.target.closest("a") || String(getSelection())) return;
@@ -85,16 +96,20 @@ function listPage(main) {
   put(main, el("h1", { class: "unseen" }, "Latents"), bar, scroller);
   watch(scroller, () => draw(false));
 
+  const bringIn = (rank) => {
+    const top = rank * ROW;
+    const room = scroller.clientHeight - table.tHead.offsetHeight - ROW;
+    if (top < scroller.scrollTop) scroller.scrollTop = top;
+    else if (top > scroller.scrollTop + room) scroller.scrollTop = top - room;
+  };
+
   // Selected by the keyboard, whether its row exists or not.
   page.move = (step) => {
     const { order, place } = matches();
     if (!order.length) return;
     const rank = Math.min(order.length - 1, Math.max(0, (place.get(selected) ?? -1) + step));
     selected = order[rank];
-    const top = rank * ROW;
-    const head = table.tHead.offsetHeight;
-    if (top < scroller.scrollTop) scroller.scrollTop = top;
-    else if (top + ROW + head > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + ROW + head - scroller.clientHeight;
+    bringIn(rank);
     draw(true);
     body.querySelector(`a[data-latent="${selected}"]`)?.focus({ preventScroll: true });
   };
@@ -103,5 +118,6 @@ function listPage(main) {
   };
   refresh();
   scroller.scrollTop = listTop;
+  bringIn(matches().place.get(selected) ?? 0);
   draw(true);
 }

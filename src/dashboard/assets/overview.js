@@ -38,7 +38,7 @@ function conceptsCard() {
   return el("section", { class: "card", "aria-labelledby": "classes-title" },
     el("h2", { id: "classes-title" }, "Known concepts"),
     el("table", { class: "small rows" },
-      el("thead", {}, el("tr", {}, ["Class", "Latents whose best concept is of it", "Concepts found", "with F1 ≥ 0.7"].map((t) => el("th", { scope: "col" }, t)))),
+      el("thead", {}, el("tr", {}, ["Class", "Latents that find one best", "Concepts among these", "with F1 ≥ 0.7"].map((t) => el("th", { scope: "col" }, t)))),
       el("tbody", {}, rows.map(([name, ...n]) => el("tr", {}, el("th", { scope: "row" }, el("a", { href: "#/?" + new URLSearchParams({ class: name, sort: "-f1" }) }, plain(name, 40))), n.map((x) => el("td", { class: "n" }, figure(x))))))));
 }
 
@@ -51,13 +51,13 @@ function scoresCard() {
   return el("section", { class: "card", "aria-labelledby": "scores-title" },
     el("h2", { id: "scores-title" }, "Scores"),
     el("p", { class: "note" }, `${figure(scores.rows)} rows of the ${plain(scores.split, 30)} split. What a figure means: its formula, in the last column or over its name.`),
-    el("dl", { class: "key-figures" }, scores.lines.filter(([id]) => KEY_FIGURES[id]).map(([id, , formula, , value]) => stat(KEY_FIGURES[id], figure(value), formula))),
+    el("dl", { class: "key-figures" }, scores.lines.filter(([id]) => KEY_FIGURES[id]).map(([id, , formula, , value]) => stat(KEY_FIGURES[id], id.endsWith("_fraction") ? percent(value) : figure(value), formula))),
     el("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": "Scores" }, el("table", { class: "scores" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metric"), el("th", { scope: "col", class: "n" }, "Dictionary"),
         scores.beside.map((name) => el("th", { scope: "col", class: "n" }, plain(name, 40))), el("th", { scope: "col", class: "unit" }, "Unit"), el("th", { scope: "col", class: "formula" }, "Definition"))),
       el("tbody", {}, scores.lines.map(([id, unit, formula, whose, value, others]) => el("tr", {},
         el("th", { scope: "row", tip: [plain(formula, 300), plain(unit, 40)] }, plain(id, 60)), el("td", { class: "n" }, el("strong", {}, figure(value))), others.map((v) => el("td", { class: "n" }, figure(v))),
-        el("td", { class: "unit" }, plain(unit, 40)), el("td", { class: "formula" }, plain(formula, 300), whose ? el("span", { class: "note" }, ` (${plain(whose, 60)})`) : null)))))));
+        el("td", { class: "unit" }, plain(unit, 40)), el("td", { class: "formula" }, plain(formula, 300), whose ? el("span", { class: "note" }, ` (${plain(whose, 200)})`) : null)))))));
 }
 
 function curvesCard() {

@@ -30,13 +30,16 @@ function address(page, latent) {
 /** Columns of the list: how they are called, read and sorted; `hide` is the width below which they are left out. */
 const COLUMNS = [
   { id: "latent", name: "Latent", value: (i) => i },
-  { id: "label", name: "Label", value: (i) => (labelOf(i) === null ? null : labelOf(i).toLowerCase()), text: true },
+  { id: "label", name: "Label", value: (i) => lowered()[i] },
   { id: "density", name: "Density", value: (i) => index.density[i], show: (i) => percent(index.density[i]), falls: true, about: "Share of the rows on which the latent is active" },
   { id: "max", name: "Max", value: (i) => index.max[i], falls: true, wide: true, about: "Largest value" },
   { id: "mean", name: "Mean", value: (i) => index.mean[i], falls: true, wide: true, about: "Mean value over the rows on which it is active" },
   { id: "f1", name: "F1", value: (i) => index.f1[i], falls: true, wide: true, about: "F1 of the known concept that it finds best, on rows that chose neither" },
   { id: "cos", name: "Enc·dec", value: (i) => index.cos[i], falls: true, wide: true, about: "Cosine of encoder row and atom" },
-];
+].filter((c) => c.id !== "f1" || index.class_names.length > 0);
+
+let lowers = null;
+const lowered = () => (lowers ??= index.labels.map((l) => (l === null ? null : l.toLowerCase())));
 
 let haystacks = null;
 
@@ -48,12 +51,13 @@ function searchable() {
     const label = (labelOf(i) || "").toLowerCase();
     const concept = `${conceptOf(i) || ""} ${classOf(i) || ""}`.toLowerCase();
     const token = [...index.peaks[i], ...index.raised[i]].map((p) => tokens[p]).join("\n");
-    return { label, concept, token, any: `${label}\n${concept}\n${token}` };
+    const text = (index.snippets[i] || []).join("").toLowerCase();
+    return { label, concept, token, text, any: `${label}\n${concept}\n${token}` };
   });
   return haystacks;
 }
 
-/** Words that must all be found; `label:`, `concept:` and `token:` look in one place, `#12` and `12` name a latent. */
+/** Words that must all be found; `label:`, `concept:`, `token:` and `text:` look in one place, `#12` and `12` name a latent. */
 function matcher(query) {
   const words = query.toLowerCase().match(/\S+/g) || [];
   const texts = words.length ? searchable() : null;
@@ -62,7 +66,7 @@ function matcher(query) {
       const number = /^#?(\d+)$/.exec(word);
       if (number && Number(number[1]) === i) return true;
       if (word.startsWith("#")) return number ? false : texts[i].any.includes(word);
-      const field = /^(label|concept|token):(.*)$/s.exec(word);
+      const field = /^(label|concept|token|text):(.*)$/s.exec(word);
       return field ? texts[i][field[1]].includes(field[2]) : texts[i].any.includes(word);
     });
 }
@@ -99,16 +103,20 @@ function matches() {
   const down = view.sort.startsWith("-");
   const column = COLUMNS.find((c) => c.id === view.sort.replace(/^-/, ""));
   if (column.id !== "latent" || down) {
-    const values = new Map(order.map((i) => [i, column.value(i)]));
+    const values = new Array(index.n);
+    for (const i of order) values[i] = column.value(i);
     const direction = down ? -1 : 1;
     // What is not known comes last either way; equals keep the order of their numbers.
     order.sort((a, b) => {
-      const [x, y] = [values.get(a), values.get(b)];
+      const x = values[a];
+      const y = values[b];
       if (x === null || y === null) return (x === null) - (y === null) || a - b;
       return x < y ? -direction : x > y ? direction : a - b;
     });
   }
-  const place = new Map(order.map((i, rank) => [i, rank]));
+  const ranks = new Int32Array(index.n).fill(-1);
+  order.forEach((i, rank) => (ranks[i] = rank));
+  const place = { has: (i) => ranks[i] >= 0, get: (i) => (ranks[i] >= 0 ? ranks[i] : undefined) };
   known = { key, order, place };
   return known;
 }
