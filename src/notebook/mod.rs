@@ -10,7 +10,7 @@ mod stages;
 mod table;
 
 pub use latents::{examples, features, kl};
-pub use stages::exports;
+pub use stages::{exports, scores};
 pub use table::{Html, Table};
 
 /// What has an inline form.

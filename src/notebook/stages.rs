@@ -13,7 +13,7 @@ use crate::shard::{Shards, Split};
 use crate::train::TrainReport;
 
 /// Metrics of the tables that compare.
-const HEADLINES: [&str; 7] = ["l0", "fvu", "cosine", "dead_fraction", "max_cos", "ce_loss_score", "kl_score"];
+const HEADLINES: [&str; 7] = ["l0", "fvu", "cosine", "dead_fraction", "decoder_coherence", "ce_loss_score", "kl_score"];
 
 /// A path as a person writes it.
 fn folder(path: &Path) -> String {
@@ -53,7 +53,8 @@ impl Show for HostInfo {
 
 impl Show for HarvestReport {
     fn show(&self) -> Html {
-        let masked = self.masked.iter().map(|(rule, n)| format!("{} {rule}", count(*n))).collect::<Vec<_>>().join(", ");
+        let masked =
+            self.masked.iter().filter(|m| *m.1 > 0).map(|(rule, n)| format!("{} {rule}", count(*n))).collect::<Vec<_>>().join(", ");
         facts(
             &format!("harvest in {}", folder(&self.out)),
             [
@@ -117,8 +118,8 @@ impl Show for TrainReport {
     }
 }
 
-/// A line per thing scored, a column per headline that any of them has.
-fn scored<'a>(caption: &str, rows: impl IntoIterator<Item = (String, &'a Metrics)>) -> Html {
+/// A line per thing scored, a column per headline metric (L0, FVU, cosine, dead, ...) that any of them has.
+pub fn scores<'a>(caption: &str, rows: impl IntoIterator<Item = (String, &'a Metrics)>) -> Html {
     let rows: Vec<(String, &Metrics)> = rows.into_iter().collect();
     let ids: Vec<&str> = HEADLINES.into_iter().filter(|id| rows.iter().any(|(_, m)| m.get(id).is_some())).collect();
     let head: Vec<&str> = std::iter::once("").chain(ids.iter().copied()).collect();
@@ -133,9 +134,10 @@ fn scored<'a>(caption: &str, rows: impl IntoIterator<Item = (String, &'a Metrics
 impl Show for ScoreReport {
     fn show(&self) -> Html {
         let prefixes = self.prefixes.iter().map(|(width, m)| (format!("first {width} latents"), m));
+        let steps = self.steps.iter().map(|(n, m)| (format!("{n} steps"), m));
         let baselines = self.baselines.iter().map(|(name, m)| (format!("baseline {name}"), m));
-        let rows = std::iter::once(("dictionary".to_string(), &self.metrics)).chain(prefixes).chain(baselines);
-        scored(&format!("{} rows of the {} split", count(self.rows), self.split), rows)
+        let rows = std::iter::once(("dictionary".to_string(), &self.metrics)).chain(prefixes).chain(steps).chain(baselines);
+        scores(&format!("{} rows of the {} split", count(self.rows), self.split), rows)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Figures of one's own: a few named lines or clouds of points over a pair of axes, with colours, marks and a legend chosen.
 
-use super::figure::{colour, dash, Axis, Entry, Figure, Mark, Panel, Series, Style};
+use super::figure::{colour, dash, mark, Axis, Entry, Figure, Panel, Series, Style};
 
 type Points = Vec<(f64, f64)>;
 
 impl Figure {
-    /// Named lines; an axis whose values are positive and span more than a factor of 30 is logarithmic. A single line has no legend.
+    /// Named lines; an axis whose values are positive and span more than a factor of 100 is logarithmic. A single line has no legend.
     ///
     /// ```
     /// let figure = lapidary::plot::Figure::lines("a parabola", "x", "y", [("x^2", (0..9).map(|x| (x as f64, (x * x) as f64)).collect())]);
@@ -29,7 +29,7 @@ impl Figure {
     ) -> Self {
         let groups: Vec<(&str, Points)> = groups.into_iter().collect();
         let axis =
-            |label: &str, at: fn(&(f64, f64)) -> f64| Axis::fitting(label, groups.iter().flat_map(|(_, points)| points).map(at), 30.0);
+            |label: &str, at: fn(&(f64, f64)) -> f64| Axis::fitting(label, groups.iter().flat_map(|(_, points)| points).map(at), 100.0);
         let (x, y) = (axis(x, |p| p.0), axis(y, |p| p.1));
         let (mut series, mut legend) = (Vec::new(), Vec::new());
         for (i, (name, points)) in groups.iter().enumerate() {
@@ -39,13 +39,9 @@ impl Figure {
             }
             series.extend(styles.into_iter().map(|style| Series { points: points.clone(), style, colour: colour(i) }));
         }
-        let panels = vec![Panel { x, y, series, guides: Vec::new(), labels: Vec::new(), is_isometric: false }];
+        let panels = vec![Panel::new(x, y, series)];
         Self { title: title.into(), subtitle: String::new(), panels, legend, size: (760, 440) }
     }
-}
-
-fn mark(i: usize) -> Mark {
-    [Mark::Disc, Mark::Square, Mark::Triangle, Mark::Diamond, Mark::Cross][i % 5]
 }
 
 #[cfg(test)]
