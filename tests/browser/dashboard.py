@@ -355,7 +355,7 @@ def main():
         work = pathlib.Path(work)
 
         def made(name, n, kind, out):
-            table = work / name
+            table = work / f"{name}-table"
             if not table.exists():
                 subprocess.run([args.synthetic, str(table), str(n), kind], check=True)
             subprocess.run([args.lapidary, "dashboard", "--features", str(table), "--out", str(work / out), "--quiet"], check=True, stdout=subprocess.DEVNULL)
