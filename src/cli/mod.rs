@@ -114,6 +114,8 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         Verb::Import(_) => Some("import"),
         Verb::Convert(_) => Some("convert"),
         Verb::Bench(_) => Some("bench"),
+        Verb::Completions(_) => Some("completions"),
+        Verb::Man(_) => Some("man"),
         Verb::Config(_) => Some("config"),
         _ => None,
     };
@@ -150,7 +152,7 @@ fn run(cli: &Cli, output: &Output) -> Result<()> {
         Verb::Bench(args) => bench::run(args, output),
         Verb::Inspect(args) => output.report(&inspect::run(args, &device, output)?),
         Verb::Config(args) => output.report(&config::run(args)?),
-        Verb::Completions(args) => return shell::completions(args),
-        Verb::Man(args) => return shell::man(args),
+        Verb::Completions(args) => shell::completions(args),
+        Verb::Man(args) => shell::man(args),
     }
 }

@@ -126,8 +126,7 @@ fn one_pass_finds_what_sorting_everything_finds() {
     let (table, examples) = tables(&shards, None, &config());
     let values = dense(&rows);
     assert_eq!(table.info.rows, rows.len() as u64);
-    for j in 0..D_SAE {
-        let feature = &table.features[j];
+    for (j, feature) in table.features.iter().enumerate() {
         let active: Vec<usize> = (0..rows.len()).filter(|&r| values[r][j] > 0.0).collect();
         assert_eq!((feature.fires, feature.dead), (active.len() as u64, active.is_empty()), "{j}");
         assert_eq!(feature.max, active.iter().map(|&r| values[r][j]).max_by(f32::total_cmp));

@@ -69,9 +69,12 @@ pub(super) fn check(host: &dyn HostModel, at: &HookPoint, dictionary: &Dictionar
     Ok(())
 }
 
+/// Latents and values of one row.
+type Row = Vec<(u32, f32)>;
+
 /// `z' - z` of a row, and `z'`; each by value descending.
-fn edited(edits: &[Edit], indices: &[u32], values: &[f32]) -> (Vec<(u32, f32)>, Vec<(u32, f32)>) {
-    let mut after: Vec<(u32, f32)> = indices.iter().copied().zip(values.iter().copied()).collect();
+fn edited(edits: &[Edit], indices: &[u32], values: &[f32]) -> (Row, Row) {
+    let mut after: Row = indices.iter().copied().zip(values.iter().copied()).collect();
     let mut difference = Vec::new();
     for edit in edits {
         let at = after.iter().position(|e| e.0 == edit.latent);
