@@ -7,7 +7,7 @@ use crate::codes::Codes;
 use crate::error::{Error, Result};
 
 pub fn absent<T>() -> Result<T> {
-    let help = "use --device cpu, or build with `--features cuda` (the README's \"On a GPU\" says what that needs)";
+    let help = "use --device cpu, or build with `--features cuda` (docs/gpu.md says what that needs)";
     Err(Error::Cuda { reason: "this build has no CUDA kernels".into(), help: help.into() })
 }
 
