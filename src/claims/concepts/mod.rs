@@ -31,8 +31,8 @@ pub use page::ConceptsReport;
 pub use recovery::{Ground, Recoveries, Sources};
 
 /// The hook point that is looked into.
-pub const HOOK: &str = "blocks.2.hook_resid_post";
-/// The MLP neurons before it, a control.
+pub const HOOK: &str = "blocks.2.hook_resid_mid";
+/// The MLP neurons that read it, a control.
 pub const MLP: &str = "blocks.2.mlp.hook_post";
 /// The embedding, a control.
 pub const EMBED: &str = "hook_embed";
@@ -58,7 +58,15 @@ pub struct ConceptSettings {
 
 impl Default for ConceptSettings {
     fn default() -> Self {
-        Self { seeds: vec![0, 1, 2], d_sae: 512, k: 16, n_tokens: 2_000_000, control_tokens: 600_000, harvest_tokens: 600_000, share: 1.0 }
+        Self {
+            seeds: vec![0, 1, 2],
+            d_sae: 2048,
+            k: 32,
+            n_tokens: 2_000_000,
+            control_tokens: 600_000,
+            harvest_tokens: 1_000_000,
+            share: 1.0,
+        }
     }
 }
 
