@@ -4,8 +4,8 @@
 //! What the page shows, its keys and its security: docs/dashboard.md. Not for: computing anything (`features`, `score`), charts on paper
 //! (`plot`).
 //!
-//! Corpora are untrusted: data is JSON without `<`, `>`, `&` ([`json`]), shown through text nodes only, under a policy that names our
-//! script and style by hash ([`page`]). The bytes depend on the inputs alone.
+//! Corpora are untrusted: data is JSON without `<`, `>`, `&` (`json`), shown through text nodes only, under a policy that names our
+//! script and style by hash (`page`). The bytes depend on the inputs alone.
 
 mod data;
 mod json;

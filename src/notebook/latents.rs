@@ -182,11 +182,11 @@ mod tests {
 
     #[test]
     fn tokens_are_lit_by_their_value_and_escaped() {
-        let shown = examples(&[example(&["<script>", " cat\n", " sat"], &[1.0, 2.0, 0.0], 1)]);
+        let shown = examples(&[example(&["<script>", " cat\n", " sat"], &[0.8, 2.0, 0.0], 1)]);
         let html = shown.html();
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"), "{html}");
         assert!(html.contains("rgba(230,159,0,0.80)\" title=\"2\"><b> cat\u{23ce}</b></span> sat"), "{html}");
-        assert!(html.contains("rgba(230,159,0,0.48)"), "half the largest value: {html}");
+        assert!(html.contains("rgba(230,159,0,0.41)"), "two fifths of the largest value: {html}");
         assert!(shown.text().contains("« cat\u{23ce}» sat"), "{}", shown.text());
     }
 

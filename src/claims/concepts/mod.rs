@@ -1,7 +1,7 @@
 //! Known concepts of the built-in language, looked for in dictionaries of the built-in host: `lapidary bench concepts`.
 //!
-//! Per seed a dictionary is trained, with the two controls that are dictionaries too; [`recovery`] says what its latents find,
-//! [`causal`] what they do in the host, [`absorption`] what they leave out, and [`page`] tells all three. The harvest is shared by the
+//! Per seed a dictionary is trained, with the two controls that are dictionaries too; `recovery` says what its latents find,
+//! `causal` what they do in the host, `absorption` what they leave out, and `page` tells all three. The harvest is shared by the
 //! seeds. Not for: other hosts, of which nobody knows the concepts.
 
 mod absorption;
