@@ -9,6 +9,7 @@ mod convert;
 mod corpus;
 mod dashboard;
 mod fable;
+mod features;
 mod formats;
 mod formats_pt;
 mod harvest;
