@@ -1,16 +1,14 @@
 //! Flags of the verbs that read a text of one's own: texts, host, dictionary.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use arrow::array::{Array, StringArray, UInt32Array};
 use candle_core::Device;
 use lapidary::corpus::{Kind, Tokenizer};
+use lapidary::features::labels_of;
 use lapidary::host::{HostModel, LoadOptions};
 use lapidary::trace::Reading;
 use lapidary::{Dictionary, Error, HookPoint, Result};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::ProjectionMask;
 
 use super::host::dtype;
 use super::hub::Model;
@@ -82,7 +80,7 @@ impl PromptFlags {
         let dtype = dtype(&self.dtype)?;
         let texts = self.texts()?;
         let dictionary = Dictionary::load(&self.dictionary)?;
-        let labels = self.features.as_deref().map(labels).transpose()?.unwrap_or_default();
+        let labels = self.features.as_deref().map(labels_of).transpose()?.unwrap_or_default();
         if !labels.is_empty() && labels.len() != dictionary.d_sae() {
             let problem = format!("the feature table has {} latents, the dictionary {}", labels.len(), dictionary.d_sae());
             return Err(Error::request(problem, "pass the features of this dictionary"));
@@ -133,27 +131,4 @@ impl PromptFlags {
         }
         Ok(texts)
     }
-}
-
-/// Labels of a feature table, by latent.
-pub fn labels(dir: &Path) -> Result<Vec<Option<String>>> {
-    let path = dir.join("features.parquet");
-    let bad = |problem: String| Error::format("feature table", &path, problem, "make it again with `lapidary features`");
-    let file = std::fs::File::open(&path).map_err(|e| Error::io("read", &path, e))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.to_string()))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), ["latent", "label"]);
-    let mut labels = Vec::new();
-    for batch in builder.with_projection(mask).build().map_err(|e| bad(e.to_string()))? {
-        let batch = batch.map_err(|e| bad(e.to_string()))?;
-        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| bad(format!("it has no column `{name}`")));
-        let latents = column("latent")?.as_any().downcast_ref::<UInt32Array>().ok_or_else(|| bad("`latent` is no u32".into()))?;
-        let texts = column("label")?.as_any().downcast_ref::<StringArray>().ok_or_else(|| bad("`label` is no text".into()))?;
-        for row in 0..batch.num_rows() {
-            if latents.value(row) as usize != labels.len() {
-                return Err(bad(format!("row {} is of latent {}", labels.len(), latents.value(row))));
-            }
-            labels.push((!texts.is_null(row)).then(|| texts.value(row).to_string()));
-        }
-    }
-    Ok(labels)
 }

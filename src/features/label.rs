@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::examples::Example;
-use super::table::Feature;
+use super::parquet;
+use super::table::{Feature, FEATURES_FILE};
 use crate::error::{Error, Result};
 
 /// F1 from which a concept names a latent.
@@ -75,6 +76,27 @@ pub(super) fn cut(text: &str, characters: usize) -> String {
         None => text.to_string(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
+}
+
+/// Two columns of `features.parquet`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Labelled {
+    latent: u32,
+    label: Option<String>,
+}
+
+/// The labels of a feature table by latent, without reading the rest of it.
+///
+/// # Errors
+/// A file that is missing or damaged, or whose rows are not the latents in order.
+pub fn labels_of(dir: &Path) -> Result<Vec<Option<String>>> {
+    let path = dir.join(FEATURES_FILE);
+    let rows: Vec<Labelled> = parquet::read(&path)?;
+    if let Some((i, row)) = rows.iter().enumerate().find(|(i, row)| row.latent as usize != *i) {
+        let problem = format!("row {i} is of latent {}", row.latent);
+        return Err(Error::format("feature table", path, problem, "run `lapidary features` again"));
+    }
+    Ok(rows.into_iter().map(|row| row.label).collect())
 }
 
 /// Labels from a file: a JSON object (`{"12": "names of colours"}`), or lines of `latent<TAB>label`.

@@ -27,7 +27,7 @@ mod window;
 
 pub use config::FeaturesConfig;
 pub use examples::{Example, Examples, Group, EXAMPLES_FILE};
-pub use label::read_labels;
+pub use label::{labels_of, read_labels};
 pub use run::{features, write_features, FeaturesReport, Inputs, QUANTILES};
 pub use table::{Feature, FeatureTable, FeaturesInfo, Source, FEATURES_FILE, INFO_FILE, KIND, VERSION};
 

@@ -93,16 +93,9 @@ fn dictionary() -> Dictionary {
 }
 
 fn tables(shards: &Shards, split: Option<Split>, config: &FeaturesConfig) -> (FeatureTable, Examples) {
-    let inputs = Inputs {
-        dictionary: &dictionary(),
-        name: "test".into(),
-        shards,
-        column: "x",
-        split,
-        host: None,
-        tokenizer: None,
-        labels: HashMap::from([(2, "two".to_string())]),
-    };
+    let dictionary = dictionary();
+    let inputs =
+        Inputs { name: "test".into(), split, labels: HashMap::from([(2, "two".to_string())]), ..Inputs::new(&dictionary, shards, "x") };
     features(&inputs, config, &Silent).unwrap()
 }
 
@@ -232,16 +225,8 @@ fn splits_limits_and_vectors_without_tokens() {
     let (table, _) = tables(&shards, None, &small);
     assert!((50..400).contains(&table.info.coactive_rows), "{}", table.info.coactive_rows);
     let bad = FeaturesConfig { before: 300, ..config() };
-    let inputs = Inputs {
-        dictionary: &dictionary(),
-        name: String::new(),
-        shards: &shards,
-        column: "x",
-        split: None,
-        host: None,
-        tokenizer: None,
-        labels: HashMap::new(),
-    };
+    let dictionary = dictionary();
+    let inputs = Inputs::new(&dictionary, &shards, "x");
     assert!(features(&inputs, &bad, &Silent).unwrap_err().to_string().contains("features.before"));
 }
 
@@ -260,16 +245,8 @@ fn hostile_tokens_come_through() {
     let tokenizer = crate::corpus::Tokenizer::from_bytes(tokenizer_json.to_string().as_bytes(), None, None).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let shards = write(&rows(), dir.path(), true);
-    let inputs = Inputs {
-        dictionary: &dictionary(),
-        name: String::new(),
-        shards: &shards,
-        column: "x",
-        split: None,
-        host: None,
-        tokenizer: Some(&tokenizer),
-        labels: HashMap::new(),
-    };
+    let dictionary = dictionary();
+    let inputs = Inputs { tokenizer: Some(&tokenizer), ..Inputs::new(&dictionary, &shards, "x") };
     let (table, examples) = features(&inputs, &config(), &Silent).unwrap();
     let out = dir.path().join("out");
     table.save(&out).unwrap();
